@@ -16,13 +16,15 @@ use ecs_torrent_components::commands::{
 use ecs_torrent_components::links::FollowLink;
 use ecs_torrent_components::rate_limit::{LimitsPatch, RateLimits};
 use ecs_torrent_components::settings::{
-    ChangeSettings, ChangedSettings, SettingChanges, SettingLayers, Settings, SettingsPatch,
+    ChangeError, ChangeSettings, ChangedSettings, SettingChanges, SettingLayers, Settings, SettingsPatch,
 };
 use ecs_torrent_components::stats::{FileStats, StoppedTorrent, TorrentStats};
 use ecs_torrent_components::wanted::{FilePriority, PieceOrderChange};
+use ecs_torrent_engine::backends::net::check_addresses;
 use ecs_torrent_engine::mailbox::{EngineGone, EngineHandle};
 use ecs_torrent_protocol::tracker::ScrapeCounts;
 use futures_channel::oneshot;
+use serde::Deserialize;
 
 use crate::error::Error;
 use crate::events::{Events, Subscription};
@@ -683,9 +685,10 @@ impl Torrents {
     /// in the answer.
     ///
     /// # Errors
-    /// [`Error::ChangeSettings`] with the name of the setting, if the settings would not be valid as a whole, or cannot
-    /// be saved. Nothing is changed then.
+    /// [`Error::ChangeSettings`] with the name of the setting, if the settings would not be valid as a whole, cannot be
+    /// saved, or name a listen address with which the next start would fail. Nothing is changed then.
     pub async fn change_settings(&self, patch: SettingsPatch) -> Result<ChangedSettings, Error> {
+        check_listen(&patch)?;
         Ok(self.ask(|reply| ChangeSettings { patch, reply }).await??)
     }
 
@@ -772,6 +775,20 @@ impl Torrents {
         self.handle.send(command(reply)).await?;
         Ok(receiver.await.map_err(|_| EngineGone)?)
     }
+}
+
+/// Refuses listen addresses that this machine does not have: only the next start would say so, and fail.
+fn check_listen(patch: &SettingsPatch) -> Result<(), ChangeError> {
+    let name = "net.listen";
+    let value = patch.0.get(name).and_then(Option::as_ref);
+    // A value of another kind is refused with the rest of the patch.
+    let Some(addresses) = value.and_then(|value| Vec::<SocketAddr>::deserialize(value).ok()) else {
+        return Ok(());
+    };
+    check_addresses(&addresses).map_err(|error| ChangeError::Value {
+        name: name.to_owned(),
+        reason: error.to_string(),
+    })
 }
 
 /// The settings of an engine.

@@ -11,8 +11,8 @@ use super::Shared;
 use super::answers::Refusal;
 use super::requests::{NoParameters, media_type, read};
 
-/// Longest body with changes, in bytes: ten times that of all settings.
-const MAX_CHANGES: usize = 64 << 10;
+/// Longest body with changes, in bytes: the most blocked networks (`peers.blocked`) fit.
+const MAX_CHANGES: usize = 512 << 10;
 
 /// Returns the settings in force, and what was changed at run time.
 pub(super) async fn get(State(shared): State<Shared>, _: NoParameters) -> Result<Json<Value>, Refusal> {

@@ -42,6 +42,19 @@ pub enum StartError {
         /// The system's error.
         error: io::Error,
     },
+    /// A listen address that was set at run time cannot be bound.
+    #[error(
+        "cannot listen on {address}: {error}; the address was set at run time: without {}, the configuration applies",
+        changes.display()
+    )]
+    ListenChanged {
+        /// The address.
+        address: SocketAddr,
+        /// The system's error.
+        error: io::Error,
+        /// The file of the changes.
+        changes: PathBuf,
+    },
     /// The network runtime cannot be started.
     #[error("cannot start the network runtime: {0}")]
     Runtime(io::Error),

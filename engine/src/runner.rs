@@ -158,7 +158,18 @@ impl<F: Fn(&mut App)> Supervised<F> {
         if let Some(listen) = &self.listen {
             settings.net.listen.clone_from(listen);
         }
-        let backends = backends::real(&settings, &self.carriers, self.epoch, &self.waker)?;
+        let backends = backends::real(&settings, &self.carriers, self.epoch, &self.waker);
+        let backends = backends.map_err(|error| match (error, &self.settings.session.state_dir) {
+            (StartError::Listen { address, error }, Some(folder)) if layers.changes.0.contains_key("net.listen") => {
+                let changes = state::blob_path(folder, &settings_blob());
+                StartError::ListenChanged {
+                    address,
+                    error,
+                    changes,
+                }
+            }
+            (error, _) => error,
+        })?;
         let local = backends.local.clone();
         let handle = self.handle.clone();
         let mut core = Core::with_handle(settings, backends, seed, handle, &self.add_plugins);

@@ -15,6 +15,64 @@ fn patch_bytes(daemon: &Daemon, body: &[u8]) -> Answer {
     daemon.ask("PATCH", "/api/v1/settings", &headers, body)
 }
 
+/// The longest list of blocked networks fits in a request.
+#[test]
+fn the_most_networks_are_blocked_at_once() {
+    let temporary = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(temporary.path());
+    let networks = |count: u32| {
+        let network = |number: u32| {
+            let (high, low) = (0xff00 | number >> 8, 0xff00 | number & 0xff);
+            format!("2001:db8:1111:2222:3333:4444:{high:x}:{low:x}/128")
+        };
+        let networks: Vec<String> = (0..count).map(network).collect();
+        json!({"peers": {"blocked": networks}})
+    };
+    assert_eq!(patch(&daemon, &networks(10_000)).status, 200);
+    let settings = daemon.get("/api/v1/settings").json();
+    assert!(!settings["changes"]["peers.blocked"].as_array().unwrap().is_empty());
+    let refused = patch(&daemon, &networks(10_001));
+    assert_eq!(refused.status, 400, "{}", refused.json());
+}
+
+/// A listen address that the machine does not have is refused, since only the next start would fail of it. Where an address
+/// was saved and is gone, the start names the file of the changes.
+#[test]
+fn addresses_of_other_machines_are_refused() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let mut daemon = Daemon::start(folder);
+    let own = daemon.get("/api/v1/settings").json()["settings"]["net"]["listen"].clone();
+    let foreign = json!(["127.0.0.1:0", "192.0.2.1:6881"]);
+    let refused = patch(&daemon, &json!({"net": {"listen": foreign}, "uploads": {"slots": 5}}));
+    assert_eq!(refused.status, 400, "{}", refused.json());
+    let reason = refused.json()["error"].as_str().unwrap().to_owned();
+    assert!(
+        reason.starts_with("net.listen: cannot listen on 192.0.2.1:6881: "),
+        "{reason}"
+    );
+    // The ports that the daemon listens on are its own.
+    let accepted = patch(&daemon, &json!({"net": {"listen": own}, "uploads": {"slots": 6}}));
+    assert_eq!(accepted.status, 200);
+    let answer = daemon.get("/api/v1/settings").json();
+    assert_eq!(answer["settings"]["uploads"]["slots"], 6);
+
+    daemon.process.signal(Signal::KILL);
+    daemon.process.wait();
+    let changes = folder.join(".ecs_torrent/state/settings.blob");
+    std::fs::write(&changes, json!({"net.listen": foreign}).to_string()).unwrap();
+    let error = fail(
+        folder,
+        &["daemon", "--download-dir", "downloads", "--api", "127.0.0.1:0"],
+    );
+    assert!(
+        error.contains("cannot listen on 192.0.2.1:6881") && error.contains("state/settings.blob"),
+        "{error}"
+    );
+    std::fs::remove_file(changes).unwrap();
+    drop(Daemon::start(folder));
+}
+
 /// A change is durable when it is answered: it survives a kill, outweighs the configuration and the command line, and is
 /// taken back by name. A setting that needs a restart is named, and in force after it.
 #[test]
@@ -158,7 +216,7 @@ fn refused_changes_change_nothing() {
     for body in [&b"["[..], b"[]", b"", b"{\"limits\": {\"x\": 1e999}}"] {
         patch_bytes(&daemon, body).refused(400, Some("body"));
     }
-    patch_bytes(&daemon, &[b' '; 70_000]).refused(413, Some("body"));
+    patch_bytes(&daemon, &[b' '; 600_000]).refused(413, Some("body"));
     let answer = daemon.get("/api/v1/settings").json();
     assert_eq!(answer["changes"], json!({}));
     assert_eq!(answer["settings"]["uploads"]["slots"], 8);

@@ -207,6 +207,10 @@ fn commands_are_answered() {
 
 /// BEP 27: neither announced nor searched for, from the file or from the moment at which a peer's metadata says so.
 #[test]
+#[cfg_attr(
+    debug_assertions,
+    ignore = "simulates an hour, which takes long without optimization"
+)]
 fn private_torrents_never_appear_in_the_dht() {
     let mut network = Network::new(true, true);
     let before = network.stats(network.seeder).unwrap().counters.queries_sent;
@@ -269,6 +273,10 @@ fn commands_do_not_name_private_torrents() {
 
 /// Announces are repeated before other nodes forget them, and end with the torrent.
 #[test]
+#[cfg_attr(
+    debug_assertions,
+    ignore = "simulates an hour, which takes long without optimization"
+)]
 fn announces_keep_a_torrent_alive() {
     let mut network = Network::new(false, true);
     network.run(3600);

@@ -36,6 +36,7 @@ fn one_known_peer(has_pex: bool) -> Scenario {
 
 /// The seed alone would need two and a half minutes.
 #[test]
+#[cfg_attr(debug_assertions, ignore = "takes long without optimization")]
 fn a_swarm_of_twenty_lives_by_peer_exchange_from_one_known_peer() {
     let outcome = one_known_peer(true).run();
     assert!(outcome.is_good(), "{outcome}");
@@ -116,6 +117,7 @@ fn a_swarm_goes_on_when_the_tracker_dies() {
 
 /// Hostile peers name thousands of addresses where nobody answers.
 #[test]
+#[cfg_attr(debug_assertions, ignore = "takes long without optimization")]
 fn named_garbage_does_not_slow_a_swarm() {
     let scenario = |hostiles| {
         Scenario::new(format!("{hostiles} name garbage"))

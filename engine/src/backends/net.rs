@@ -22,6 +22,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 pub use self::carrier::{ByteStream, Carrier, Carriers, Pending};
+pub use self::listen::check_addresses;
 use self::multicast::Groups;
 use self::stream::Stream;
 use self::tcp::Tcp;

@@ -484,8 +484,7 @@ fn torrent_name(torrent: InfoHash) -> String {
 /// If it cannot be read.
 pub(crate) fn read_blob(state_dir: &Path, name: &BlobName) -> io::Result<Option<Vec<u8>>> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let path = state_dir.join(SESSIONS).join(blob_name(name));
-    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+    let file = match rustix::fs::open(blob_path(state_dir, name), flags, Mode::empty()) {
         Ok(file) => File::from(file),
         // A folder that is a file fails the start for that reason.
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
@@ -495,6 +494,11 @@ pub(crate) fn read_blob(state_dir: &Path, name: &BlobName) -> io::Result<Option<
         return Err(io::Error::other("not a regular file"));
     }
     whole_file::read_bounded(file, MAX_BLOB_BYTES as u64).map(Some)
+}
+
+/// Returns the path of a blob in a state folder.
+pub(crate) fn blob_path(state_dir: &Path, name: &BlobName) -> PathBuf {
+    state_dir.join(SESSIONS).join(blob_name(name))
 }
 
 fn blob_name(name: &BlobName) -> String {

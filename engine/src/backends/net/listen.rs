@@ -59,6 +59,23 @@ pub(super) fn bind_all(settings: &NetSettings) -> Result<Vec<Sockets>, StartErro
     }
 }
 
+/// Checks that this machine has the addresses, and lets this process listen on them. A port in use is no error: the
+/// engine may hold it itself.
+///
+/// # Errors
+/// The first address that cannot be bound.
+pub fn check_addresses(addresses: &[SocketAddr]) -> Result<(), StartError> {
+    for &address in addresses {
+        match bind_socket(address, Type::STREAM, Protocol::TCP) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            Err(error) if is_family_missing(&error) && address.ip().is_unspecified() => {}
+            Err(error) => return Err(StartError::Listen { address, error }),
+            Ok(_) => {}
+        }
+    }
+    Ok(())
+}
+
 fn is_family_missing(error: &io::Error) -> bool {
     matches!(
         error.kind(),
