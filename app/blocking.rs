@@ -7,6 +7,7 @@ use std::time::Duration;
 use bevy_ecs::world::World;
 use ecs_torrent_components::commands::{AddOptions, RemoveOptions, Removed, Reply};
 use ecs_torrent_components::rate_limit::LimitsPatch;
+use ecs_torrent_components::seeding::SeedingPatch;
 use ecs_torrent_components::settings::{ChangedSettings, SettingsPatch};
 use ecs_torrent_components::stats::{FileStats, StoppedTorrent, TorrentStats};
 use ecs_torrent_components::wanted::{FilePriority, PieceOrderChange};
@@ -259,6 +260,14 @@ impl BlockingTorrents {
     /// As [`Torrents::set_limits`].
     pub fn set_limits(&self, id: impl Into<TorrentId>, patch: LimitsPatch) -> Result<(), Error> {
         block_on(self.0.set_limits(id, patch))
+    }
+
+    /// Blocking form of [`Torrents::set_seeding`].
+    ///
+    /// # Errors
+    /// As [`Torrents::set_seeding`].
+    pub fn set_seeding(&self, id: impl Into<TorrentId>, patch: SeedingPatch) -> Result<(), Error> {
+        block_on(self.0.set_seeding(id, patch))
     }
 
     /// Blocking form of [`Torrents::settings`].

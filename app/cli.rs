@@ -105,7 +105,7 @@ enum Command {
     /// Accept blocked peers again.
     #[cfg(feature = "daemon")]
     Unblock(client::blocking::UnblockArgs),
-    /// Limit the transfer rates of a torrent of the daemon.
+    /// Limit the transfer rates of a torrent of the daemon, and how much it seeds.
     #[cfg(feature = "daemon")]
     Limit(client::limits::LimitArgs),
     /// Pause a torrent of the daemon, or all.

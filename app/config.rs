@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use ecs_torrent_components::settings::{
     DhtSettings, LifecycleSettings, LimitSettings, LsdSettings, MetadataSettings, NetSettings, Number, Numbers,
-    PeerSettings, PexSettings, RequestSettings, SessionSettings, SettingError, Settings, StorageSettings, TickSettings,
-    TrackerSettings, UploadSettings, check_numbers,
+    PeerSettings, PexSettings, RequestSettings, SeedingSettings, SessionSettings, SettingError, Settings,
+    StorageSettings, TickSettings, TrackerSettings, UploadSettings, check_numbers,
 };
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +33,8 @@ pub struct Config {
     pub uploads: UploadSettings,
     /// Transfer rates.
     pub limits: LimitSettings,
+    /// Seeding limits.
+    pub seeding: SeedingSettings,
     /// Files and hashing.
     pub storage: StorageSettings,
     /// Announces.
@@ -146,6 +148,7 @@ impl Config {
             requests: self.requests.clone(),
             uploads: self.uploads.clone(),
             limits: self.limits.clone(),
+            seeding: self.seeding.clone(),
             storage: self.storage.clone(),
             trackers: self.trackers.clone(),
             metadata: self.metadata.clone(),

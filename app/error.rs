@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use ecs_torrent_components::commands::{
     AddError, AnnounceError, EditTrackersError, ListStoppedError, PauseError, RemoveError, ResumeError,
-    ResumeTorrentError, ScrapeError, SetFilesError, SetLimitsError, StartTorrentError, StopError, TorrentNotFound,
+    ResumeTorrentError, ScrapeError, SetFilesError, SetLimitsError, SetSeedingError, StartTorrentError, StopError,
+    TorrentNotFound,
 };
 use ecs_torrent_components::dht::DhtError;
 use ecs_torrent_components::links::FollowError;
@@ -99,6 +100,9 @@ pub enum Error {
     /// The limits of a torrent are not changed.
     #[error(transparent)]
     SetLimits(SetLimitsError),
+    /// The seeding limits of a torrent are not changed.
+    #[error(transparent)]
+    SetSeeding(SetSeedingError),
     /// The settings are not changed.
     #[error(transparent)]
     ChangeSettings(#[from] ChangeError),
@@ -176,6 +180,15 @@ impl From<SetLimitsError> for Error {
         match error {
             SetLimitsError::NotFound(error) => error.into(),
             error => Self::SetLimits(error),
+        }
+    }
+}
+
+impl From<SetSeedingError> for Error {
+    fn from(error: SetSeedingError) -> Self {
+        match error {
+            SetSeedingError::NotFound(error) => error.into(),
+            error => Self::SetSeeding(error),
         }
     }
 }

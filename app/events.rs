@@ -5,9 +5,11 @@ use std::sync::Arc;
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::messages::{
-    MetadataKnown, TorrentAdded, TorrentBlocked, TorrentCompleted, TorrentFailed, TorrentPaused, TorrentRestarting,
-    TorrentStarted, TorrentStopped, TrackerFailed,
+    MetadataKnown, SeedingLimitReached, TorrentAdded, TorrentBlocked, TorrentCompleted, TorrentFailed, TorrentPaused,
+    TorrentRestarting, TorrentStarted, TorrentStopped, TrackerFailed,
 };
+use ecs_torrent_components::seeding::SeedingLimit;
+use ecs_torrent_components::settings::SeedingAction;
 use ecs_torrent_components::torrent::{Lifecycle, Torrent};
 use ecs_torrent_components::tracker::Tracker;
 use ecs_torrent_engine::schedule::{Tick, TickSet};
@@ -43,6 +45,15 @@ pub enum Event {
     Failed(TorrentId, Arc<str>),
     /// The torrent is paused: it has left its peers and trackers, and its files are closed.
     Paused(TorrentId),
+    /// The torrent has seeded enough.
+    SeedingLimitReached {
+        /// The torrent.
+        torrent: TorrentId,
+        /// The limit that it has reached.
+        limit: SeedingLimit,
+        /// The effect on the torrent.
+        action: SeedingAction,
+    },
     /// The torrent has stopped and is no longer listed. Its state is saved.
     Stopped(TorrentId),
     /// The torrent was removed: it is no longer listed, and its state is deleted.
@@ -218,6 +229,7 @@ fn publish_events(
     mut restarting: MessageReader<TorrentRestarting>,
     mut failed: MessageReader<TorrentFailed>,
     mut paused: MessageReader<TorrentPaused>,
+    mut limited: Option<MessageReader<SeedingLimitReached>>,
     mut stopped: MessageReader<TorrentStopped>,
     mut tracker_failed: MessageReader<TrackerFailed>,
 ) {
@@ -249,6 +261,14 @@ fn publish_events(
     let paused = paused
         .read()
         .filter_map(|message| Some(Event::Paused(id(message.torrent)?)));
+    // Engines without seeding limits have no such message.
+    let limited = limited.iter_mut().flat_map(MessageReader::read).filter_map(|message| {
+        Some(Event::SeedingLimitReached {
+            torrent: id(message.torrent)?,
+            limit: message.limit,
+            action: message.action,
+        })
+    });
     let tracker_failed = tracker_failed.read().filter_map(|message| {
         Some(Event::TrackerFailed {
             torrent: id(message.torrent)?,
@@ -268,6 +288,7 @@ fn publish_events(
         .chain(restarting)
         .chain(failed)
         .chain(tracker_failed)
+        .chain(limited)
         .chain(paused)
         .chain(stopped);
     for event in all {

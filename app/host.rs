@@ -95,6 +95,10 @@ impl Deref for TorrentEngine {
 /// A command to the engine. Each one is answered by a [`TorrentAnswer`].
 #[derive(Message, Debug, Clone)]
 #[non_exhaustive]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "commands are few, and a box would burden each caller that adds a torrent"
+)]
 pub enum TorrentCommand {
     /// Adds a torrent, as [`Torrents::download_with`].
     Download {

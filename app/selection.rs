@@ -61,6 +61,10 @@ pub enum Field {
     Metadata,
     /// The torrent's own limits on transfer rates, in bytes per second: `download_bytes_per_s` and `upload_bytes_per_s`.
     Limits,
+    /// The torrent's own seeding limits: `ratio_percent`, `time_s` and `idle_s`, and the `action` when one is reached.
+    Seeding,
+    /// Seeding limit that the torrent has reached, if it is paused or super-seeds because of one.
+    LimitReached,
     /// Whether peers may come from trackers and users only (BEP 27).
     Private,
     /// Date on which the torrent was first added, seconds since 1970.
@@ -71,6 +75,8 @@ pub enum Field {
     ActiveAt,
     /// Seconds that the torrent has been running, over all sessions.
     SecondsActive,
+    /// Seconds that the torrent has been seeding, over all sessions.
+    SecondsSeeding,
     /// Whether pieces of equal priority are requested in the order of the files.
     Sequential,
     /// Whether the first and last pieces of each file are requested first.
@@ -91,7 +97,7 @@ pub enum Field {
 
 impl Field {
     /// Every field.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 36] = [
         Self::Name,
         Self::Speed,
         Self::Downloaded,
@@ -112,11 +118,14 @@ impl Field {
         Self::Pieces,
         Self::Metadata,
         Self::Limits,
+        Self::Seeding,
+        Self::LimitReached,
         Self::Private,
         Self::AddedAt,
         Self::CompletedAt,
         Self::ActiveAt,
         Self::SecondsActive,
+        Self::SecondsSeeding,
         Self::Sequential,
         Self::EndsFirst,
         Self::Root,
@@ -154,11 +163,14 @@ impl Field {
             Self::Pieces => "pieces",
             Self::Metadata => "metadata",
             Self::Limits => "limits",
+            Self::Seeding => "seeding",
+            Self::LimitReached => "limit_reached",
             Self::Private => "private",
             Self::AddedAt => "added_at",
             Self::CompletedAt => "completed_at",
             Self::ActiveAt => "active_at",
             Self::SecondsActive => "seconds_active",
+            Self::SecondsSeeding => "seconds_seeding",
             Self::Sequential => "sequential",
             Self::EndsFirst => "ends_first",
             Self::Root => "root",
@@ -194,11 +206,14 @@ impl Field {
             Self::Pieces => map.serialize_entry(name, &stats.pieces),
             Self::Metadata => map.serialize_entry(name, &stats.metadata),
             Self::Limits => map.serialize_entry(name, &stats.limits),
+            Self::Seeding => map.serialize_entry(name, &stats.seeding),
+            Self::LimitReached => map.serialize_entry(name, &stats.limit_reached),
             Self::Private => map.serialize_entry(name, &stats.private),
             Self::AddedAt => map.serialize_entry(name, &stats.added_at),
             Self::CompletedAt => map.serialize_entry(name, &stats.completed_at),
             Self::ActiveAt => map.serialize_entry(name, &stats.active_at),
             Self::SecondsActive => map.serialize_entry(name, &stats.seconds_active),
+            Self::SecondsSeeding => map.serialize_entry(name, &stats.seconds_seeding),
             Self::Sequential => map.serialize_entry(name, &stats.sequential),
             Self::EndsFirst => map.serialize_entry(name, &stats.ends_first),
             Self::Root => map.serialize_entry(name, &stats.root),

@@ -10,11 +10,12 @@ use bevy_ecs::world::World;
 use ecs_torrent_components::commands::{
     AddOptions, AddPeers, AddTorrent, AnnounceTorrent, EditTrackers, GetFiles, GetStats, ListStopped, ListTorrents,
     PauseAll, PauseOrStart, PauseTorrent, RemoveError, RemoveOptions, RemoveTorrent, Removed, Reply, ResumeAll,
-    ResumeTorrent, ResumeTorrentError, ScrapeTorrent, SetFiles, SetLimits, StartAll, StartTorrent, StopAll,
+    ResumeTorrent, ResumeTorrentError, ScrapeTorrent, SetFiles, SetLimits, SetSeeding, StartAll, StartTorrent, StopAll,
     StopTorrent,
 };
 use ecs_torrent_components::links::FollowLink;
 use ecs_torrent_components::rate_limit::{LimitsPatch, RateLimits};
+use ecs_torrent_components::seeding::SeedingPatch;
 use ecs_torrent_components::settings::{
     ChangeError, ChangeSettings, ChangedSettings, SettingChanges, SettingLayers, Settings, SettingsPatch,
 };
@@ -643,6 +644,28 @@ impl Torrents {
     pub async fn set_limits(&self, id: impl Into<TorrentId>, patch: LimitsPatch) -> Result<(), Error> {
         let torrent = id.into().0;
         let set = |reply| SetLimits { torrent, patch, reply };
+        Ok(self.ask(set).await??)
+    }
+
+    /// Changes the seeding limits of a torrent, and returns when they are durable and in force.
+    ///
+    /// ```
+    /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
+    /// use ecs_torrent::{OwnLimit, SeedingPatch};
+    /// # setup::run(async |torrents, folder| {
+    /// let id = torrents.download(folder.join("album.torrent")).await?;
+    /// let patch = SeedingPatch { ratio_percent: Some(OwnLimit::Value(150)), ..SeedingPatch::default() };
+    /// torrents.set_seeding(id, patch).await?;
+    /// assert_eq!(torrents.stats(id).await?.seeding.ratio_percent, OwnLimit::Value(150));
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::TorrentNotFound`]; [`Error::SetSeeding`] if a limit is outside its range, or cannot be saved.
+    pub async fn set_seeding(&self, id: impl Into<TorrentId>, patch: SeedingPatch) -> Result<(), Error> {
+        let torrent = id.into().0;
+        let set = |reply| SetSeeding { torrent, patch, reply };
         Ok(self.ask(set).await??)
     }
 

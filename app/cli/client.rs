@@ -25,7 +25,7 @@ use url::form_urlencoded;
 use self::connection::Daemon;
 use self::values::text;
 use super::choice::ChoiceArgs;
-use super::limits::LimitArgs;
+use super::limits::{LimitArgs, SeedingArgs};
 use super::output::{self, printable};
 use super::peers as addresses;
 use super::placement::PlacementArgs;
@@ -73,6 +73,8 @@ pub(super) struct AddArgs {
     choice: ChoiceArgs,
     #[command(flatten)]
     limits: LimitArgs,
+    #[command(flatten)]
+    seeding: SeedingArgs,
     /// Peer to connect to; may be repeated. An already added torrent gets it too.
     #[arg(long = "peer", value_name = "HOST:PORT")]
     peers: Vec<String>,
@@ -106,9 +108,9 @@ Examples:
 Fields:
   name, speed, downloaded, size, info_hash, state, error, progress, uploaded,
   ratio, eta, corrupt, wasted, completed, wanted, left, checked, pieces,
-  metadata, limits, private, added_at, completed_at, active_at,
-  seconds_active, sequential, ends_first, root, peer_count, availability,
-  peers, trackers, sources")]
+  metadata, limits, seeding, limit_reached, private, added_at, completed_at,
+  active_at, seconds_active, seconds_seeding, sequential, ends_first, root,
+  peer_count, availability, peers, trackers, sources")]
 pub(super) struct StatsArgs {
     /// Info-hash of the torrent, or its first 6 or more digits.
     hash: String,
@@ -179,7 +181,8 @@ pub(super) struct PauseArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Data that has not changed since the pause is not hashed again. A failed or
-blocked torrent is tried again at once.
+blocked torrent is tried again at once. A torrent that was paused by a seeding
+limit runs until another limit is reached, or the limit is changed.
 
 Examples:
   ecs-torrent start 0c1f3b
@@ -318,6 +321,7 @@ pub(super) async fn add(args: AddArgs) -> Result<Outcome, CliError> {
     args.choice.selection(args.sources.len())?;
     args.choice.write(&mut query);
     args.limits.write(&mut query);
+    args.seeding.write(&mut query);
     let path = format!("/api/v1/torrents?{}", query.finish());
     // Loads every file before adding the first torrent, so that a bad file changes nothing.
     let sources = args
@@ -361,7 +365,7 @@ pub(super) async fn list(args: ListArgs) -> Result<Outcome, CliError> {
     } else if args.json {
         print_json(&daemon.get("/api/v1/torrents").await?);
     } else {
-        let fields = "info_hash,name,size,progress,state,speed,peer_count,error";
+        let fields = "info_hash,name,size,progress,state,speed,peer_count,error,limit_reached";
         let torrents = daemon.get(&format!("/api/v1/torrents?fields={fields}")).await?;
         tables::torrents(&torrents);
     }

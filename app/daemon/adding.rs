@@ -22,7 +22,7 @@ use crate::folders::check_writable;
 use crate::{AddError, AddOptions, Error, Source, TorrentId};
 
 /// The options of an add, in the query or in a body of JSON or of a form.
-const OPTIONS: [&str; 11] = [
+const OPTIONS: [&str; 15] = [
     "root",
     "into",
     "name",
@@ -32,6 +32,10 @@ const OPTIONS: [&str; 11] = [
     "select",
     "download_limit",
     "upload_limit",
+    "seeding_ratio_percent",
+    "seeding_time_s",
+    "seeding_idle_s",
+    "seeding_action",
     "sequential",
     "ends_first",
 ];
@@ -206,6 +210,7 @@ fn from_json(bytes: &[u8], query: &mut Query) -> Result<Source, Refusal> {
             ("url", _) => return Err(bad_body("url: nothing is fetched from a URL")),
             (MAGNET, Value::String(text)) => link = Some(dht::source_of_link(text)?),
             (_, Value::String(text)) => query.add(&name, text.clone(), &OPTIONS)?,
+            (_, Value::Number(number)) => query.add(&name, number.to_string(), &OPTIONS)?,
             (_, Value::Bool(is_so)) => query.add(&name, is_so.to_string(), &OPTIONS)?,
             (_, Value::Array(values)) => {
                 for value in values {
@@ -216,7 +221,7 @@ fn from_json(bytes: &[u8], query: &mut Query) -> Result<Source, Refusal> {
             }
             _ => {
                 return Err(bad_body(format!(
-                    "{name}: neither text, a list of texts, nor true or false"
+                    "{name}: neither text, a list of texts, a number, nor true or false"
                 )));
             }
         }
@@ -282,6 +287,7 @@ impl Chosen {
             peers: peers(query)?,
             select: selection(query)?,
             limits: limits::given(query)?,
+            seeding: limits::seeding_given(query)?,
             order: PieceOrder {
                 sequential: query.flag("sequential")?,
                 ends_first: query.flag("ends_first")?,

@@ -6,11 +6,11 @@ use std::time::Duration;
 use axum::Json;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use ecs_torrent_components::commands::{EditTrackersError, SetFilesError, SetLimitsError};
+use ecs_torrent_components::commands::{EditTrackersError, SetFilesError, SetLimitsError, SetSeedingError};
 use ecs_torrent_components::dht::DhtError;
 use ecs_torrent_components::links::FollowError;
 use ecs_torrent_components::rate_limit::LimitError;
-use ecs_torrent_components::settings::ChangeError;
+use ecs_torrent_components::settings::{ChangeError, SettingError};
 use ecs_torrent_protocol::hash::sha1;
 use serde::Serialize;
 
@@ -212,6 +212,7 @@ impl From<Error> for Refusal {
                 StatusCode::BAD_REQUEST,
                 format!("limits.{text}"),
             ),
+            Error::SetSeeding(SetSeedingError::Limit(error)) => error.into(),
             Error::ChangeSettings(ChangeError::Unsaved(_)) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, text),
             Error::ChangeSettings(error) => Self::of(error.name().unwrap_or_default(), StatusCode::BAD_REQUEST, text),
             Error::Dht(DhtError::NotBencoded(_) | DhtError::LongValue(_)) => {
@@ -229,6 +230,13 @@ impl From<Error> for Refusal {
             Error::EngineGone(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, text),
             _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, text),
         }
+    }
+}
+
+impl From<SettingError> for Refusal {
+    fn from(error: SettingError) -> Self {
+        let (section, name) = error.key();
+        Self::of(format!("{section}.{name}"), StatusCode::BAD_REQUEST, error)
     }
 }
 

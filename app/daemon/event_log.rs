@@ -154,6 +154,11 @@ fn describe(event: &Event) -> (&'static str, Value) {
         Event::Restarting(torrent, reason) => ("restarting", why(torrent, reason)),
         Event::Failed(torrent, reason) => ("failed", why(torrent, reason)),
         Event::Paused(torrent) => ("paused", of(torrent)),
+        Event::SeedingLimitReached { torrent, limit, action } => {
+            let mut data = of(torrent);
+            (data["limit"], data["action"]) = (limit.name().into(), action.name().into());
+            ("seeding_limit_reached", data)
+        }
         Event::Stopped(torrent) => ("stopped", of(torrent)),
         Event::Removed(torrent) => ("removed", of(torrent)),
         Event::TrackerFailed {

@@ -1,4 +1,4 @@
-//! Changes of a torrent: the limits of its transfer rates, and the order of its pieces.
+//! Changes of a torrent: the limits of its transfer rates, its seeding limits, and the order of its pieces.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer};
 use super::Shared;
 use super::answers::Refusal;
 use super::requests::{JsonBody, NamedTorrent, Query};
-use crate::{LimitsPatch, TransferLimits};
+use crate::{LimitsPatch, OwnLimit, SeedingAction, SeedingLimits, SeedingPatch, TransferLimits};
 
 /// Changes of a torrent.
 #[derive(Debug, Default, Deserialize)]
@@ -16,6 +16,8 @@ use crate::{LimitsPatch, TransferLimits};
 pub(super) struct Changes {
     #[serde(default)]
     limits: Limits,
+    #[serde(default)]
+    seeding: Seeding,
     #[serde(default)]
     sequential: Option<bool>,
     #[serde(default)]
@@ -31,9 +33,41 @@ struct Limits {
     upload_bytes_per_s: Option<Option<u64>>,
 }
 
-/// Reads a limit that is there: a number, or `null` for none.
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<u64>>, D::Error> {
-    Option::deserialize(deserializer).map(Some)
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Seeding {
+    #[serde(deserialize_with = "present")]
+    ratio_percent: Option<OwnLimit>,
+    #[serde(deserialize_with = "present")]
+    time_s: Option<OwnLimit>,
+    #[serde(deserialize_with = "present")]
+    idle_s: Option<OwnLimit>,
+    #[serde(deserialize_with = "present")]
+    action: Option<Option<ActionName>>,
+}
+
+/// The name of what happens when a limit is reached.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum ActionName {
+    Pause,
+    Remove,
+    SuperSeed,
+}
+
+impl From<ActionName> for SeedingAction {
+    fn from(name: ActionName) -> Self {
+        match name {
+            ActionName::Pause => Self::Pause,
+            ActionName::Remove => Self::Remove,
+            ActionName::SuperSeed => Self::SuperSeed,
+        }
+    }
+}
+
+/// Reads a value that is there, even if it is `null`.
+fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 pub(super) async fn set(
@@ -50,10 +84,21 @@ pub(super) async fn set(
         sequential: changes.sequential,
         ends_first: changes.ends_first,
     };
+    let seeding = SeedingPatch {
+        ratio_percent: changes.seeding.ratio_percent,
+        time_s: changes.seeding.time_s,
+        idle_s: changes.seeding.idle_s,
+        action: changes.seeding.action.map(|action| action.map(Into::into)),
+    };
+    // A refusal of limits comes first, so that nothing is changed then.
+    seeding.apply(&SeedingLimits::default()).check()?;
+    let has_others = order != PieceOrderChange::default() || seeding != SeedingPatch::default();
     // A change of nothing reports a torrent that does not exist.
-    if patch != LimitsPatch::default() || order == PieceOrderChange::default() {
-        // A refusal of the limits comes first, so that nothing is changed then.
+    if patch != LimitsPatch::default() || !has_others {
         shared.torrents.set_limits(hash, patch).await?;
+    }
+    if seeding != SeedingPatch::default() {
+        shared.torrents.set_seeding(hash, seeding).await?;
     }
     if order != PieceOrderChange::default() {
         shared.torrents.set_order(hash, order).await?;
@@ -78,6 +123,34 @@ pub(super) fn given(query: &Query) -> Result<TransferLimits, Refusal> {
             "upload_limit"
         };
         Refusal::of(name, StatusCode::BAD_REQUEST, error)
+    })?;
+    Ok(limits)
+}
+
+/// Returns the seeding limits with which a torrent is added.
+pub(super) fn seeding_given(query: &Query) -> Result<SeedingLimits, Refusal> {
+    let bad = |name: &'static str, why: &str| Refusal::of(name, StatusCode::BAD_REQUEST, why);
+    let limit = |name: &'static str| match query.one(name) {
+        None => Ok(OwnLimit::Inherit),
+        Some("none") => Ok(OwnLimit::Unlimited),
+        Some(text) => match text.parse() {
+            Ok(value) => Ok(OwnLimit::Value(value)),
+            Err(_) => Err(bad(name, "a seeding limit is a number, or none")),
+        },
+    };
+    let action = query.one("seeding_action").map(|name| {
+        let why = "it is pause, remove or super_seed";
+        SeedingAction::from_name(name).ok_or_else(|| bad("seeding_action", why))
+    });
+    let limits = SeedingLimits {
+        ratio_percent: limit("seeding_ratio_percent")?,
+        time_s: limit("seeding_time_s")?,
+        idle_s: limit("seeding_idle_s")?,
+        action: action.transpose()?,
+    };
+    limits.check().map_err(|error| {
+        let (section, name) = error.key();
+        Refusal::of(format!("{section}_{name}"), StatusCode::BAD_REQUEST, error)
     })?;
     Ok(limits)
 }

@@ -33,8 +33,9 @@ const LIST_FIELDS: [Field; 7] = [
 
 /// Fields that the list of all torrents does not have: they change without notice, or are long. They are read for each
 /// torrent of an answer.
-const DETAILS: [Field; 5] = [
+const DETAILS: [Field; 6] = [
     Field::SecondsActive,
+    Field::SecondsSeeding,
     Field::Availability,
     Field::Peers,
     Field::Trackers,

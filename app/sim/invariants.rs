@@ -18,6 +18,7 @@
 //! | `Bounds` | memory and queues stay within their settings |
 //! | `Work` | a tick processes no more messages, per peer and in total, than its settings allow |
 //! | `Private` | no private torrent is advertised to strangers or announced to other trackers, and none has or contacts peers that strangers named (BEP 27) |
+//! | `Seeding` | a torrent that has reached a seeding limit no longer seeds, or serves only what its peers lack together |
 //! | `Cadence` | an engine without work is idle |
 
 mod bounds;
@@ -28,6 +29,7 @@ mod pausing;
 mod picker;
 mod privacy;
 mod requests;
+mod seeding;
 mod strangers;
 mod truth;
 mod wire;
@@ -89,6 +91,7 @@ impl Plugin for InvariantsPlugin {
                     requests::check_late,
                     (lifecycle::check, lifecycle::check_completion, lifecycle::check_derived),
                     pausing::check,
+                    seeding::check,
                     counters::check,
                     bounds::check,
                     (
@@ -133,6 +136,7 @@ pub enum Invariant {
     Bounds,
     Work,
     Private,
+    Seeding,
     Cadence,
 }
 

@@ -17,7 +17,9 @@ use ecs_torrent_protocol::urls::UrlError;
 
 use crate::hints::LinkHints;
 use crate::rate_limit::{LimitError, LimitsPatch, TransferLimits};
+use crate::seeding::{SeedingLimits, SeedingPatch};
 use crate::selection::FileSelection;
+use crate::settings::SettingError;
 use crate::stats::{FileStats, StoppedTorrent, TorrentStats};
 use crate::wanted::{FilePriority, PieceOrder, PieceOrderChange};
 
@@ -148,6 +150,8 @@ pub struct AddOptions {
     pub order: PieceOrder,
     /// The limits of the torrent's transfer rates. A torrent that is listed already keeps its own.
     pub limits: TransferLimits,
+    /// The torrent's own seeding limits. A torrent that is listed already keeps its own.
+    pub seeding: SeedingLimits,
     /// Peers to connect to, in addition to those from trackers.
     pub peers: Vec<SocketAddr>,
     /// Fail the torrent if its data is incomplete, instead of downloading the missing pieces.
@@ -769,6 +773,37 @@ pub enum SetLimitsError {
     /// A limit is outside its range.
     #[error(transparent)]
     Limit(#[from] LimitError),
+    /// The torrent's session cannot be written. The limits are unchanged.
+    #[error("{name} is unchanged: {0}", name = .0.name)]
+    Unsaved(Unsaved),
+}
+
+/// Changes the seeding limits of a torrent.
+#[derive(Debug)]
+pub struct SetSeeding {
+    /// The torrent.
+    pub torrent: InfoHash,
+    /// The changes.
+    pub patch: SeedingPatch,
+    /// Answered when the limits are durable and in force, or with the reason for the refusal.
+    pub reply: Reply<Result<(), SetSeedingError>>,
+}
+
+impl AboutTorrent for SetSeeding {
+    fn torrent(&self) -> InfoHash {
+        self.torrent
+    }
+}
+
+/// Reasons why the seeding limits of a torrent are not changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SetSeedingError {
+    /// The torrent does not exist.
+    #[error(transparent)]
+    NotFound(#[from] TorrentNotFound),
+    /// A limit is outside its range.
+    #[error(transparent)]
+    Limit(#[from] SettingError),
     /// The torrent's session cannot be written. The limits are unchanged.
     #[error("{name} is unchanged: {0}", name = .0.name)]
     Unsaved(Unsaved),

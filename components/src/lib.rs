@@ -18,6 +18,7 @@
 //! | [`candidates`], [`bans`], [`reaper`] | peers to connect to, banned peers, and entities to despawn |
 //! | [`wanted`], [`selection`] | the files that the user wants, and the pieces that follow |
 //! | [`work_list`] | lists of entities with work to do |
+//! | [`seeding`] | limits on how much a torrent seeds |
 //! | [`super_seeding`] | the turns of super-seeding |
 //! | [`connections`], [`prefix`], [`scope`] | connection counts by torrent and network, and kinds of networks |
 
@@ -44,6 +45,7 @@ pub mod rate;
 pub mod rate_limit;
 pub mod reaper;
 pub mod scope;
+pub mod seeding;
 pub mod selection;
 pub mod session;
 pub mod settings;

@@ -16,8 +16,10 @@ use crate::hints::LinkHints;
 use crate::lifecycle::Lifecycle;
 use crate::peer::CloseReason;
 use crate::rate_limit::TransferLimits;
+use crate::seeding::{SeedingLimit, SeedingLimits};
 use crate::selection::FileSelection;
 use crate::session::Session;
+use crate::settings::SeedingAction;
 use crate::wanted::PieceOrder;
 
 // ---- Torrents ----
@@ -128,6 +130,17 @@ pub struct TorrentFailed {
 pub struct TorrentPaused {
     /// The torrent.
     pub torrent: Entity,
+}
+
+/// A torrent has reached a seeding limit.
+#[derive(Message, Debug, Clone, Copy)]
+pub struct SeedingLimitReached {
+    /// The torrent.
+    pub torrent: Entity,
+    /// The limit.
+    pub limit: SeedingLimit,
+    /// The effect on the torrent.
+    pub action: SeedingAction,
 }
 
 /// A torrent was stopped and is no longer listed.
@@ -286,6 +299,16 @@ pub struct LimitsGiven {
     pub torrent: Entity,
     /// The limits.
     pub limits: TransferLimits,
+}
+
+/// A torrent was added with seeding limits of its own. An event for observers.
+#[derive(EntityEvent, Debug, Clone)]
+pub struct SeedingGiven {
+    /// The torrent.
+    #[event_target]
+    pub torrent: Entity,
+    /// The limits.
+    pub limits: SeedingLimits,
 }
 
 /// The user has changed the priorities of files or the order of pieces, and the change is durable. The torrent has its

@@ -22,6 +22,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::hints::LinkHints;
 use crate::rate_limit::TransferLimits;
+use crate::seeding::{SeedingLimits, SeedingRecord};
 use crate::selection::FileSelection;
 use crate::torrent::Counters;
 
@@ -114,6 +115,9 @@ pub struct Session {
     pub wasted: u64,
     /// Running time in seconds.
     pub seconds_active: u64,
+    /// The part of that time in which all wanted pieces were held.
+    #[serde(default)]
+    pub seconds_seeding: u64,
     /// Date on which the torrent was first added, in seconds since 1970. `None` in sessions of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub added_at: Option<u64>,
@@ -157,6 +161,12 @@ pub struct Session {
     /// The limits of the torrent's transfer rates.
     #[serde(default, skip_serializing_if = "TransferLimits::is_unlimited")]
     pub limits: TransferLimits,
+    /// The torrent's own seeding limits.
+    #[serde(default, skip_serializing_if = "SeedingLimits::is_inherited")]
+    pub seeding: SeedingLimits,
+    /// The seeding limits that were reached.
+    #[serde(default, skip_serializing_if = "SeedingRecord::is_empty")]
+    pub seeding_record: SeedingRecord,
     /// The files that the user does not want, by index.
     #[serde(default, skip_serializing_if = "Runs::is_empty")]
     pub skipped: Runs,
@@ -524,6 +534,7 @@ impl Session {
             dropped: 0,
             wasted: 0,
             seconds_active: 0,
+            seconds_seeding: 0,
             added_at: None,
             completed_at: None,
             active_at: None,
@@ -538,6 +549,8 @@ impl Session {
             paused: false,
             stopped: false,
             limits: TransferLimits::default(),
+            seeding: SeedingLimits::default(),
+            seeding_record: SeedingRecord::default(),
             skipped: Runs::default(),
             low: Runs::default(),
             high: Runs::default(),
@@ -642,6 +655,8 @@ impl Session {
             paused: self.paused,
             stopped: self.stopped,
             limits: self.limits,
+            seeding: self.seeding,
+            seeding_record: self.seeding_record,
             skipped: self.skipped.clone(),
             low: self.low.clone(),
             high: self.high.clone(),

@@ -6,6 +6,7 @@
 
 mod changes;
 mod ranges;
+mod seeding;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ pub use self::changes::{
     ChangeError, ChangeSettings, ChangedSettings, Effect, SettingChanges, SettingLayers, SettingsChanged, SettingsPatch,
 };
 pub use self::ranges::{Number, Numbers, SettingError, check_numbers};
+pub use self::seeding::{NO_RATIO, NO_TIME, SeedingAction, SeedingSettings};
 
 /// All settings.
 ///
@@ -50,6 +52,8 @@ pub struct Settings {
     pub uploads: UploadSettings,
     /// Transfer rates.
     pub limits: LimitSettings,
+    /// Seeding limits.
+    pub seeding: SeedingSettings,
     /// Files and hashing.
     pub storage: StorageSettings,
     /// Announces.

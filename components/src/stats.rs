@@ -10,6 +10,7 @@ use serde::{Serialize, Serializer};
 
 use crate::lifecycle::TorrentState;
 use crate::rate_limit::TransferLimits;
+use crate::seeding::{SeedingLimit, SeedingLimits, ratio_basis};
 use crate::wanted::FilePriority;
 
 /// A stopped torrent, of which only the saved state exists.
@@ -68,8 +69,14 @@ pub struct TorrentStats {
     pub metadata: Option<MetadataProgress>,
     /// The torrent's own limits on transfer rates.
     pub limits: TransferLimits,
+    /// The torrent's own seeding limits.
+    pub seeding: SeedingLimits,
+    /// The seeding limit that the torrent has reached, if it is paused or super-seeds because of one.
+    pub limit_reached: Option<SeedingLimit>,
     /// Running time in seconds, over all sessions.
     pub seconds_active: u64,
+    /// The part of that time in which all wanted data was there.
+    pub seconds_seeding: u64,
     /// Whether pieces of equal priority are requested in the order of the files.
     pub sequential: bool,
     /// Whether the first and last pieces of each file are requested first.
@@ -103,15 +110,11 @@ impl TorrentStats {
         }
     }
 
-    /// Sent payload divided by received payload; by the data on the disk if nothing was received. `None` while there is
-    /// neither.
+    /// Sent payload divided by received payload; by the data on the disk if less than a hundredth of it was received.
+    /// `None` while there is neither.
     #[must_use]
     pub fn ratio(&self) -> Option<f64> {
-        let basis = if self.downloaded > 0 {
-            self.downloaded
-        } else {
-            self.completed
-        };
+        let basis = ratio_basis(self.downloaded, self.completed);
         (basis > 0).then(|| self.uploaded as f64 / basis as f64)
     }
 

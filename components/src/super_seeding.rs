@@ -19,6 +19,11 @@ pub enum SuperSeedingPhase {
     },
 }
 
+/// Marks a seed that serves peers only while they lack a piece together. Written by the seeding limits.
+#[derive(Component, Debug, Clone, Copy, Default)]
+#[component(storage = "SparseSet")]
+pub struct SuperSeedsOnly;
+
 /// Progress of super-seeding, on a torrent that super-seeds. Super-seeding writes it at the end of its systems; choking
 /// reads it.
 #[derive(Component, Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -29,6 +34,8 @@ pub struct SuperSeeding {
     pub finish_until: Option<Timestamp>,
     /// A peer has not received all pieces assigned to it. Known only before `finish_until`.
     pub is_awaited: bool,
+    /// The connected peers hold every piece together.
+    pub is_out: bool,
 }
 
 impl SuperSeeding {

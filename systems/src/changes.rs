@@ -16,6 +16,7 @@ use ecs_torrent_components::messages::{
     PieceRejected, PieceStored, PiecesKnown, WantedChanged,
 };
 use ecs_torrent_components::rate_limit::TransferLimits;
+use ecs_torrent_components::seeding::{SeedingLimits, SeedingRecord};
 use ecs_torrent_components::torrent::{Torrent, TorrentRates};
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::hash::InfoHash;
@@ -37,6 +38,8 @@ impl Plugin for ChangesPlugin {
             .add_observer(log_removed)
             .add_observer(log_limited)
             .add_observer(log_unlimited)
+            .add_observer(log_seeding_limits)
+            .add_observer(log_reached)
             .add_systems(
                 Tick,
                 (
@@ -197,6 +200,14 @@ fn log_limited(limited: On<Insert<TransferLimits>>, mut log: ResMut<ChangeLog>) 
 
 fn log_unlimited(unlimited: On<Remove<TransferLimits>>, mut log: ResMut<ChangeLog>) {
     log.log(unlimited.entity);
+}
+
+fn log_seeding_limits(limited: On<Insert<SeedingLimits>>, mut log: ResMut<ChangeLog>) {
+    log.log(limited.entity);
+}
+
+fn log_reached(reached: On<Insert<SeedingRecord>>, mut log: ResMut<ChangeLog>) {
+    log.log(reached.entity);
 }
 
 /// Messages about changes of torrents.

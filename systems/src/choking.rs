@@ -19,7 +19,7 @@ use ecs_torrent_components::peer::{EmptiedUploads, FlushQueue, Outbox, PeerRates
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::{Settings, UploadSettings, seconds};
-use ecs_torrent_components::super_seeding::{SuperSeeding, SuperSeedingPhase, SuperSeedingTurn};
+use ecs_torrent_components::super_seeding::{SuperSeeding, SuperSeedingPhase, SuperSeedingTurn, SuperSeedsOnly};
 use ecs_torrent_components::torrent::{Layout, Lifecycle, PeerOf, Torrent, TorrentPeers};
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::time::Timestamp;
@@ -157,14 +157,18 @@ fn handle_emptied(
     clock: Res<Clock>,
     mut rounds: ResMut<Deadlines<ChokeRound>>,
     peers: Query<(&PeerOf, Option<&SuperSeedingTurn>)>,
-    mut torrents: Query<(&mut Choker, Option<&SuperSeeding>)>,
+    mut torrents: Query<(&mut Choker, Option<&SuperSeeding>, Has<SuperSeedsOnly>)>,
 ) {
     let now = clock.now();
     for peer in emptied.0.drain(..) {
         let Ok((of, turn)) = peers.get(peer) else { continue };
-        let Ok((mut choker, super_seeding)) = torrents.get_mut(of.0) else {
+        let Ok((mut choker, super_seeding, super_seeds_only)) = torrents.get_mut(of.0) else {
             continue;
         };
+        if super_seeds_only && super_seeding.is_some_and(|state| state.is_out) {
+            choker.look_at(now, of.0, &mut rounds);
+            continue;
+        }
         if !choker.has_waiting {
             continue;
         }
@@ -208,6 +212,7 @@ type ChokedTorrent = (
     Option<&'static Layout>,
     Option<&'static TorrentPeers>,
     Option<&'static SuperSeeding>,
+    Has<SuperSeedsOnly>,
 );
 
 /// Runs the choking rounds that are due: gathers the peers of the torrent, decides which of them are served, and
@@ -221,7 +226,8 @@ fn run_rounds(
 ) {
     let now = params.clock.now();
     while let Some(ChokeRound(torrent)) = rounds.pop_due(now) {
-        let Ok((mut choker, lifecycle, layout, connected, super_seeding)) = torrents.get_mut(torrent) else {
+        let Ok((mut choker, lifecycle, layout, connected, super_seeding, super_seeds_only)) = torrents.get_mut(torrent)
+        else {
             continue;
         };
         if choker.next_round.is_none_or(|next| next > now) {
@@ -230,7 +236,15 @@ fn run_rounds(
         choker.next_round = None;
         let phase = super_seeding.and_then(|super_seeding| super_seeding.phase(now));
         let piece_length = layout.map_or(0, |layout| layout.0.piece_length());
-        let contenders = params.gather(connected, phase, piece_length);
+        let mut contenders = params.gather(connected, phase, piece_length);
+        // A peer that leaves may take the only copy of a piece along, so that others have to be served again.
+        let rests = super_seeds_only && super_seeding.is_some_and(|state| state.is_out);
+        let has_interested = contenders.iter().any(|contender| contender.is_interested);
+        if rests {
+            contenders
+                .iter_mut()
+                .for_each(|contender| contender.is_interested = false);
+        }
         let round = Round {
             now,
             goal: goal(lifecycle, &params.settings.uploads),
@@ -239,7 +253,10 @@ fn run_rounds(
             piece_length,
             limits: &params.settings.uploads,
         };
-        let outcome = round.decide(choker.rotation, &mut random);
+        let mut outcome = round.decide(choker.rotation, &mut random);
+        if rests && has_interested {
+            outcome.next = Some(now + seconds(params.settings.uploads.choke_interval_s));
+        }
         params.apply(torrent, &contenders, &outcome);
         choker.record(now, torrent, &outcome, &mut rounds);
     }

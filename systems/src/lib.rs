@@ -8,8 +8,8 @@
 //! | Assemble | [`assembly`] | blocks are stored in their pieces |
 //! | Verify | [`verification`], [`checking`], [`smart_ban`] | pieces are hashed; senders of bad blocks are banned |
 //! | Store | [`storage`] | verified pieces are written |
-//! | Announce | [`ownership`], [`lifecycle`], [`files`], [`hints`], [`having`], [`trackers`] | peers, trackers and other torrents learn of new pieces |
-//! | Decide | [`lifecycle`], [`disconnecting`], [`sessions`], [`extensions`], [`metadata`], [`availability`], [`choking`], [`uploading`], [`suggesting`], [`timeouts`], [`pex`], [`dht`], [`following`], [`lsd`], [`hints`], [`dialing`], [`picking`], [`stats`] | what to do next |
+//! | Announce | [`ownership`], [`lifecycle`], [`files`], [`limits`], [`hints`], [`having`], [`trackers`] | peers, trackers and other torrents learn of new pieces |
+//! | Decide | [`seeding`], [`lifecycle`], [`disconnecting`], [`sessions`], [`extensions`], [`metadata`], [`availability`], [`choking`], [`uploading`], [`suggesting`], [`timeouts`], [`pex`], [`dht`], [`following`], [`lsd`], [`hints`], [`dialing`], [`picking`], [`stats`] | what to do next |
 //! | Respond | [`uploading`] | peers are served |
 //! | Flush | [`flushing`] | queued messages are sent |
 //! | Reap | [`reaping`] | closed peers are removed |
@@ -55,6 +55,7 @@ pub mod ownership;
 pub mod pex;
 pub mod picking;
 pub mod reaping;
+pub mod seeding;
 pub mod sessions;
 pub mod settings;
 pub mod smart_ban;
@@ -89,9 +90,10 @@ pub mod verification;
 /// A Bevy program does not add them to its own `App`: it adds the host plugin `EcsTorrentPlugin`, which starts an engine
 /// beside it.
 ///
-/// Some features are optional: [`smart_ban`], [`suggesting`], [`trackers`] (with or without scrapes and edits), [`pex`],
-/// [`lsd`], [`following`] (with or without [`dht`], which it needs), [`extensions`], [`metadata`], [`hints`], [`stats`],
-/// [`changes`] and [`dates`] can be left out with [`PluginGroupBuilder::disable`](bevy_app::PluginGroupBuilder::disable).
+/// Some features are optional: [`smart_ban`], [`suggesting`], [`trackers`] (with or without scrapes and edits),
+/// [`pex`], [`lsd`], [`following`] (with or without [`dht`], which it needs), [`seeding`], [`extensions`],
+/// [`metadata`], [`hints`], [`stats`], [`changes`] and [`dates`] can be left out with
+/// [`PluginGroupBuilder::disable`](bevy_app::PluginGroupBuilder::disable).
 ///
 /// # Panics
 /// In an `App` that is not an engine's, when it is built.
@@ -121,6 +123,7 @@ impl PluginGroup for TorrentPlugins {
             .add(hints::HintsPlugin)
             .add(disconnecting::DisconnectingPlugin)
             .add(sessions::SessionsPlugin)
+            .add(seeding::SeedingPlugin)
             .add(trackers::TrackersPlugin)
             .add(trackers::ScrapePlugin)
             .add(trackers::TrackerControlPlugin)
@@ -204,6 +207,8 @@ pub enum AnnounceSet {
     Files,
     /// Changes the limits of torrents.
     Limits,
+    /// Changes the seeding limits of torrents.
+    SeedingLimits,
     /// Prepares the files that are wanted now.
     Prepare,
     /// Drops the peers that a torrent may not have, as its metadata says, before its session is saved.
@@ -221,6 +226,8 @@ pub enum AnnounceSet {
 /// The order of [`TickSet::Decide`].
 #[derive(SystemSet, Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DecideSet {
+    /// Ends the seeding of torrents that have seeded enough.
+    Seeding,
     /// Fails and stops torrents, and derives their states.
     Lifecycle,
     /// Closes the connections of torrents that no longer run.
@@ -306,22 +313,13 @@ impl Plugin for OrderPlugin {
         );
         use VerifySet::{Blame, Check, Collect, Submit};
         app.configure_sets(Tick, (Collect, Blame, Check, Submit).chain().in_set(TickSet::Verify));
-        use AnnounceSet::{
-            Begin, Completion, Files, Have, Lifecycle as States, Limits, Ownership, Prepare, Privacy, Trackers,
-        };
-        app.configure_sets(
-            Tick,
-            (
-                Ownership, Begin, Files, Limits, Prepare, Privacy, Have, States, Completion, Trackers,
-            )
-                .chain()
-                .in_set(TickSet::Announce),
-        );
+        order_announce(app);
         use DecideSet::{
             Availability, Choking, Dht, Dialing, Disconnect, Discovery, Extensions, Following, Lifecycle, LinkedPeers,
-            LocalDiscovery, Picking, Sessions, Stats, Suggestions, Timeouts, Uploads,
+            LocalDiscovery, Picking, Seeding, Sessions, Stats, Suggestions, Timeouts, Uploads,
         };
         let decide = (
+            Seeding,
             Lifecycle,
             Disconnect,
             Sessions,
@@ -348,4 +346,19 @@ impl Plugin for OrderPlugin {
         app.configure_sets(Tick, reap.chain().in_set(TickSet::Reap))
             .configure_sets(Tick, Release.run_if(conditions::has_messages::<PeerDisconnected>));
     }
+}
+
+/// The order of the features within [`TickSet::Announce`].
+fn order_announce(app: &mut App) {
+    use AnnounceSet::{
+        Begin, Completion, Files, Have, Lifecycle, Limits, Ownership, Prepare, Privacy, SeedingLimits, Trackers,
+    };
+    let changes = (Files, Limits, SeedingLimits).chain();
+    let states = (Prepare, Privacy, Have, Lifecycle).chain();
+    app.configure_sets(
+        Tick,
+        (Ownership, Begin, changes, states, Completion, Trackers)
+            .chain()
+            .in_set(TickSet::Announce),
+    );
 }

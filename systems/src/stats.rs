@@ -12,6 +12,7 @@ use ecs_torrent_components::commands::{CommandQueue, GetFiles, GetStats, ListTor
 use ecs_torrent_components::lifecycle::Readiness;
 use ecs_torrent_components::peer::{Direction, Peer, PeerPieces, PeerRates, PeerState, Transport};
 use ecs_torrent_components::rate_limit::TransferLimits;
+use ecs_torrent_components::seeding::{SeedingLimits, SeedingRecord, SeedingTime};
 use ecs_torrent_components::stats::{
     FileStats, MetadataProgress, PeerStats, PieceCounts, SourceStats, Speed, TorrentStats, TrackerStats,
 };
@@ -84,6 +85,11 @@ type TorrentData = (
         Option<&'static WantedPieces>,
         Option<&'static FileChoice>,
         Option<&'static TransferLimits>,
+    ),
+    (
+        Option<&'static SeedingLimits>,
+        Option<&'static SeedingRecord>,
+        Option<&'static SeedingTime>,
     ),
     Option<&'static Check>,
     Option<&'static MetadataFetch>,
@@ -159,6 +165,7 @@ impl StatsParams<'_, '_> {
             storage,
             sizes,
             (wanted, choice, limits),
+            (seeding, record, seeding_time),
             check,
             fetch,
             peers,
@@ -196,7 +203,10 @@ impl StatsParams<'_, '_> {
             }),
             metadata: fetch.and_then(metadata_progress),
             limits: limits.copied().unwrap_or_default(),
+            seeding: seeding.copied().unwrap_or_default(),
+            limit_reached: record.and_then(|record| record.reached),
             seconds_active: activity.total(now).as_secs(),
+            seconds_seeding: seeding_time.map_or(0, |time| time.0.total(now).as_secs()),
             sequential: order.sequential,
             ends_first: order.ends_first,
             root: storage.root.clone(),

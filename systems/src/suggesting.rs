@@ -8,7 +8,8 @@ use bevy_app::{App, Plugin};
 use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
 use bevy_ecs::relationship::RelationshipTarget;
-use ecs_torrent_components::clock::Clock;
+use bevy_ecs::system::SystemParam;
+use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::messages::{
     Availability, AvailabilityReceived, ChokeSent, PeerDisconnected, PieceRequested,
 };
@@ -16,7 +17,7 @@ use ecs_torrent_components::peer::{
     EmptiedUploads, FlushQueue, Outbox, PeerPieces, PeerRates, PeerState, PieceForm, Wire,
 };
 use ecs_torrent_components::random::Random;
-use ecs_torrent_components::super_seeding::{SuperSeeding, SuperSeedingTurn, TURN_BYTES};
+use ecs_torrent_components::super_seeding::{SuperSeeding, SuperSeedingTurn, SuperSeedsOnly, TURN_BYTES};
 use ecs_torrent_components::torrent::{Layout, Lifecycle, PeerOf, TorrentPeers};
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::bitfield::Bitfield;
@@ -37,6 +38,8 @@ impl Plugin for SuggestingPlugin {
         app.init_resource::<SuggestQueue>()
             .register_required_components::<PeerState, SuperSeedingTurn>()
             .add_observer(end_super_seeding)
+            .add_observer(plan_for_marked)
+            .add_observer(plan_for_first_peer)
             .add_systems(
                 Tick,
                 (
@@ -134,14 +137,28 @@ impl SuperSeedPlan {
             assigned: EntityHashMap::default(),
             finish_until: None,
         };
+        plan.add_pieces_of(peers);
+        plan
+    }
+
+    /// Forgets the pieces that no connected peer has any more.
+    fn hold_only<'a>(&mut self, peers: impl Iterator<Item = &'a PeerPieces>) {
+        let piece_count = self.held.len();
+        let lost_by = std::mem::replace(&mut self.held, Bitfield::new(piece_count));
+        let before = std::mem::replace(&mut self.out, Bitfield::new(piece_count));
+        self.add_pieces_of(peers);
+        // Assigned pieces stay assigned.
+        self.out.insert_all(&before.without(&lost_by));
+    }
+
+    fn add_pieces_of<'a>(&mut self, peers: impl Iterator<Item = &'a PeerPieces>) {
         for pieces in peers {
             match pieces.form() {
-                PieceForm::Listed(bits) => plan.add(bits),
-                PieceForm::AllBut(None) => plan.add_all(),
-                PieceForm::AllBut(Some(lacking)) => plan.add_all_but(lacking),
+                PieceForm::Listed(bits) => self.add(bits),
+                PieceForm::AllBut(None) => self.add_all(),
+                PieceForm::AllBut(Some(lacking)) => self.add_all_but(lacking),
             }
         }
-        plan
     }
 
     fn add(&mut self, pieces: &Bitfield) {
@@ -200,6 +217,7 @@ impl SuperSeedPlan {
             is_assigned,
             finish_until: self.finish_until,
             is_awaited: may_finish && self.is_awaited(),
+            is_out: self.held.is_full(),
         }
     }
 
@@ -326,6 +344,38 @@ fn begin_super_seeding(
     }
 }
 
+/// Gives a torrent that only super-seeds its plan at once, so that it serves nobody who needs nothing.
+fn plan_for_marked(marked: On<Add<SuperSeedsOnly>>, planner: Planner) {
+    planner.plan(marked.entity);
+}
+
+fn plan_for_first_peer(added: On<Add<TorrentPeers>>, planner: Planner) {
+    planner.plan(added.entity);
+}
+
+/// Gives plans to torrents that only super-seed.
+#[derive(SystemParam)]
+struct Planner<'w, 's> {
+    commands: Commands<'w, 's>,
+    queue: ResMut<'w, SuggestQueue>,
+    clock: Res<'w, Clock>,
+    wakeup: Res<'w, Wakeup>,
+    torrents: Query<'w, 's, (&'static Layout, &'static TorrentPeers), (With<SuperSeedsOnly>, Without<SuperSeedPlan>)>,
+    pieces: Query<'w, 's, &'static PeerPieces>,
+}
+
+impl Planner<'_, '_> {
+    fn plan(mut self, torrent: Entity) {
+        let Ok((Layout(geometry), connected)) = self.torrents.get(torrent) else {
+            return;
+        };
+        let plan = SuperSeedPlan::new(geometry, 0, self.pieces.iter_many(connected.iter()).flatten());
+        self.commands.entity(torrent).insert((plan, SuperSeeding::default()));
+        self.queue.changed.extend(connected.iter().map(|peer| (torrent, peer)));
+        self.wakeup.at(self.clock.now());
+    }
+}
+
 /// Drops a torrent's super-seeding state with its last peer.
 fn end_super_seeding(emptied: On<Remove<TorrentPeers>>, mut commands: Commands) {
     commands
@@ -387,12 +437,24 @@ fn handle_requests(
     }
 }
 
+/// The parts of a torrent that suggestions read and write.
+type SuggestingTorrent = (
+    &'static Layout,
+    &'static Lifecycle,
+    &'static mut SuperSeedPlan,
+    &'static mut SuperSeeding,
+    &'static Choker,
+    Has<SuperSeedsOnly>,
+);
+
 /// Assigns pieces to the peers that may get more, and publishes what has changed.
 fn suggest(
     clock: Res<Clock>,
     mut queue: ResMut<SuggestQueue>,
     mut flush: ResMut<FlushQueue>,
-    mut torrents: Query<(&Layout, &Lifecycle, &mut SuperSeedPlan, &mut SuperSeeding, &Choker)>,
+    mut emptied: ResMut<EmptiedUploads>,
+    wakeup: Res<Wakeup>,
+    mut torrents: Query<SuggestingTorrent>,
     mut peers: Query<(&PeerOf, &PeerState, &PeerRates, &Wire, &mut Outbox)>,
     mut turns: Query<&mut SuperSeedingTurn>,
 ) {
@@ -405,7 +467,7 @@ fn suggest(
         let Ok((of, state, rates, wire, mut outbox)) = peers.get_mut(peer) else {
             continue;
         };
-        let Ok((Layout(geometry), Lifecycle::Seeding, mut plan, _, choker)) = torrents.get_mut(of.0) else {
+        let Ok((Layout(geometry), Lifecycle::Seeding, mut plan, _, choker, _)) = torrents.get_mut(of.0) else {
             continue;
         };
         if state.am_choking || !wire.session.fast || !choker.is_contended() {
@@ -422,28 +484,48 @@ fn suggest(
     }
     let mut published = None;
     for (torrent, peer) in changed.drain(..) {
-        let Ok((_, _, plan, mut state, _)) = torrents.get_mut(torrent) else {
+        let Ok((_, _, plan, mut state, _, super_seeds_only)) = torrents.get_mut(torrent) else {
             continue;
         };
         if let Ok(mut turn) = turns.get_mut(peer) {
             *turn = plan.turn_of(peer);
         }
         if published.replace(torrent) != Some(torrent) {
-            *state = plan.state(now);
+            let before = std::mem::replace(&mut *state, plan.state(now));
+            if super_seeds_only && state.is_out && !before.is_out {
+                // The served peers need nothing more: their slots do not wait for the next round.
+                emptied.0.push(peer);
+                wakeup.at(now);
+            }
         }
     }
 }
 
+/// Releases what peers that have left were assigned. A torrent that only super-seeds serves again whatever they alone
+/// had.
 fn release_assignments(
     clock: Res<Clock>,
     mut gone: MessageReader<PeerDisconnected>,
-    mut torrents: Query<(&mut SuperSeedPlan, &mut SuperSeeding)>,
+    mut torrents: Query<(
+        &mut SuperSeedPlan,
+        &mut SuperSeeding,
+        Has<SuperSeedsOnly>,
+        Option<&TorrentPeers>,
+    )>,
+    peers: Query<&PeerPieces>,
 ) {
     for PeerDisconnected { torrent, peer, .. } in gone.read() {
-        if let Some((mut plan, mut state)) = torrent.and_then(|torrent| torrents.get_mut(torrent).ok()) {
-            plan.forget(*peer);
-            *state = plan.state(clock.now());
+        let known = torrent.and_then(|torrent| torrents.get_mut(torrent).ok());
+        let Some((mut plan, mut state, super_seeds_only, connected)) = known else {
+            continue;
+        };
+        plan.forget(*peer);
+        if super_seeds_only {
+            let connected = connected.into_iter().flat_map(RelationshipTarget::iter);
+            let others = connected.filter(|other| other != peer);
+            plan.hold_only(others.filter_map(|other| peers.get(other).ok()));
         }
+        *state = plan.state(clock.now());
     }
 }
 

@@ -90,9 +90,15 @@ fn the_commands_limit_a_torrent() {
     let _daemon = Daemon::start(folder);
     succeed(folder, &["add", "a.torrent", "--download-limit", "50k"]);
     let printed = succeed(folder, &["limit", &hash, "--upload", "1MB"]);
-    assert_eq!(printed, "download: 50000 bytes/s\nupload: 1000000 bytes/s\n");
+    assert!(
+        printed.starts_with("download: 50000 bytes/s\nupload: 1000000 bytes/s\n"),
+        "{printed}"
+    );
     let printed = succeed(folder, &["limit", &hash, "--download", "none"]);
-    assert_eq!(printed, "download: no limit\nupload: 1000000 bytes/s\n");
+    assert!(
+        printed.starts_with("download: no limit\nupload: 1000000 bytes/s\n"),
+        "{printed}"
+    );
     let error = fail(folder, &["limit", "00000000", "--download", "none"]);
     assert!(error.contains("00000000"), "{error}");
 }

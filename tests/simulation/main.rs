@@ -26,6 +26,7 @@ mod masking;
 mod mutants;
 mod optional;
 mod scenarios;
+mod seeding;
 mod stops;
 mod sweep;
 mod trackers;

@@ -9,6 +9,7 @@ use bevy_ecs::prelude::*;
 use bytes::Bytes;
 use ecs_torrent::components::candidates::{AllowedSources, CandidateSource, CandidateSources, Candidates};
 use ecs_torrent::components::clock::{Clock, Wakeup};
+use ecs_torrent::components::commands::{CommandQueue, PauseOrStart};
 use ecs_torrent::components::connections::ConnectionCounts;
 use ecs_torrent::components::ids::StorageId;
 use ecs_torrent::components::lifecycle::{ChangedFacts, Readiness};
@@ -17,6 +18,7 @@ use ecs_torrent::components::messages::{
 };
 use ecs_torrent::components::peer::{FlushQueue, Outbox, PeerState, Pending, Requests};
 use ecs_torrent::components::random::Random;
+use ecs_torrent::components::seeding::SeedingRecord;
 use ecs_torrent::components::session::FileId;
 use ecs_torrent::components::settings::Settings;
 use ecs_torrent::components::torrent::{
@@ -725,4 +727,49 @@ fn open_files_of_a_paused_torrent_are_found_out() {
         .at(Duration::from_secs(9), Act::Unpauses(Who::Leech(0)))
         .run();
     assert!(finds(&outcome, Invariant::Paused), "{outcome}");
+}
+
+/// An engine that forgets that a seeding limit was reached.
+#[derive(Clone)]
+struct SeedsOn;
+
+impl Plugin for SeedsOn {
+    fn build(&self, app: &mut App) {
+        app.add_systems(Tick, seed_on.after(DecideSet::Seeding).before(DecideSet::Lifecycle));
+    }
+}
+
+fn seed_on(
+    mut commands: Commands,
+    mut pauses: ResMut<CommandQueue<PauseOrStart>>,
+    records: Query<Entity, With<SeedingRecord>>,
+) {
+    pauses.0.clear();
+    for torrent in &records {
+        commands.entity(torrent).remove::<SeedingRecord>();
+    }
+}
+
+/// An engine that never pauses a torrent that has seeded enough.
+#[derive(Clone)]
+struct NeverPauses;
+
+impl Plugin for NeverPauses {
+    fn build(&self, app: &mut App) {
+        let never_pause = |mut pauses: ResMut<CommandQueue<PauseOrStart>>| pauses.0.clear();
+        app.add_systems(Tick, never_pause.after(DecideSet::Seeding).before(DecideSet::Lifecycle));
+    }
+}
+
+#[test]
+fn engines_that_seed_beyond_their_limit_are_found_out() {
+    let mut settings = Settings::default();
+    settings.dht.enabled = false;
+    settings.seeding.ratio_percent = 50;
+    let limited = || scenario("seeds on").settings(settings.clone()).may_fail();
+    let intact = limited().run();
+    assert!(!finds(&intact, Invariant::Seeding), "{intact}");
+    for outcome in [limited().plugins(SeedsOn).run(), limited().plugins(NeverPauses).run()] {
+        assert!(finds(&outcome, Invariant::Seeding), "{outcome}");
+    }
 }

@@ -9,7 +9,7 @@ use ecs_torrent::components::torrent::TorrentIndex;
 use ecs_torrent::engine::sim::Simulation;
 use ecs_torrent::protocol::time::Timestamp;
 use ecs_torrent::systems::{
-    TorrentPlugins, changes, dates, dht, extensions, following, hints, lsd, metadata, pex, smart_ban, stats,
+    TorrentPlugins, changes, dates, dht, extensions, following, hints, lsd, metadata, pex, seeding, smart_ban, stats,
     suggesting, trackers,
 };
 
@@ -63,6 +63,10 @@ fn an_engine_works_without_each_optional_feature() {
     moves(
         "the log of changes",
         Without(PluginGroupBuilder::disable::<changes::ChangesPlugin>),
+    );
+    moves(
+        "seeding limits",
+        Without(PluginGroupBuilder::disable::<seeding::SeedingPlugin>),
     );
     moves("dates", Without(PluginGroupBuilder::disable::<dates::DatesPlugin>));
     moves(

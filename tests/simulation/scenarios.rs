@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ecs_torrent::components::settings::Settings;
+use ecs_torrent::components::settings::{SeedingAction, Settings};
 use ecs_torrent::engine::sim::{DiskSpeed, NewContent, Path, TrackerMode};
 use ecs_torrent::sim::hostile::Hostility;
 use ecs_torrent::sim::{Act, Link, Scenario, When, Who};
@@ -40,6 +40,7 @@ pub const ALL: &[(&str, Make)] = &[
     ("odd pieces and files", odd),
     ("a crowd with magnet links", links),
     ("neighbors", neighbors),
+    ("enough seeded", enough_seeded),
     ("a crowd with long pieces", long_pieces),
 ];
 
@@ -117,6 +118,31 @@ fn flash_crowd(dice: &mut Dice) -> Scenario {
         .seeds(1, LINK)
         .leeches(count, LINK)
         .path(path)
+}
+
+/// Everybody has a seeding limit. Seeds that pause may leave with pieces that nobody else has; seeds that only
+/// super-seed may not.
+fn enough_seeded(dice: &mut Dice) -> Scenario {
+    let count = dice.within(3, 10);
+    let mut settings = Settings::default();
+    settings.dht.enabled = false;
+    settings.seeding.ratio_percent = dice.within(0, 300) as u64;
+    settings.seeding.time_s = dice.within(0, 300) as u64;
+    settings.seeding.action = dice.one(&[SeedingAction::Pause, SeedingAction::SuperSeed, SeedingAction::SuperSeed]);
+    let scenario = Scenario::new("enough seeded")
+        .torrent(dice.torrent())
+        .seeds(1, LINK)
+        .leeches(count, LINK)
+        .settings(settings.clone())
+        .within(4.0, seconds(60));
+    let (who, time) = (dice.anybody(count), dice.moment(1, 20_000));
+    let scenario = scenario
+        .at(time, Act::Killed(who))
+        .at(time + seconds(2), Act::Starts(who));
+    match settings.seeding.action {
+        SeedingAction::SuperSeed => scenario,
+        _ => scenario.may_fail(),
+    }
 }
 
 /// The links name only the seed. Some leechers are killed, perhaps before they have the metadata.

@@ -76,7 +76,7 @@ const WITHOUT_TORRENT: [(&str, &str, &str); 10] = [
 ];
 
 /// The fields of lines that name a torrent or a peer. Another name for one of these things makes a log hard to search.
-const FIELDS: [&str; 15] = [
+const FIELDS: [&str; 17] = [
     "torrent",
     "peer",
     "piece",
@@ -92,6 +92,8 @@ const FIELDS: [&str; 15] = [
     "retry_in",
     "source",
     "count",
+    "limit",
+    "action",
 ];
 
 /// Field of a refused connection.

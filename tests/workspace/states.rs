@@ -13,10 +13,11 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// Texts of `app` that are also the name of a state or the beginning of one: the file, the text, the number of times,
 /// and its meaning there.
-const OTHERS: [(&str, &str, usize, &str); 13] = [
+const OTHERS: [(&str, &str, usize, &str); 15] = [
     ("app/cli/client.rs", "paused", 1, "the report of a command"),
     ("app/cli/client.rs", "stopped", 1, "the report of a command"),
     ("app/cli/client/blocking.rs", "blocked", 2, "the name of a setting"),
+    ("app/cli/client/limits.rs", "seeding", 3, "the name of a field"),
     ("app/cli/demo.rs", "downloading", 1, "the title of a progress bar"),
     ("app/cli/demo/tracker.rs", "stopped", 1, "an event of BEP 3"),
     ("app/cli/transfer.rs", "blocked", 1, "the title of an event"),
@@ -32,6 +33,7 @@ const OTHERS: [(&str, &str, usize, &str); 13] = [
     ("app/daemon/event_log.rs", "failed", 1, "the name of an event"),
     ("app/daemon/event_log.rs", "paused", 1, "the name of an event"),
     ("app/daemon/event_log.rs", "stopped", 1, "the name of an event"),
+    ("app/selection.rs", "seeding", 1, "the name of a field"),
 ];
 
 /// A query parameter, which is also the name of a state.

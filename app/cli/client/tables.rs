@@ -9,11 +9,12 @@ use super::values::text;
 use crate::cli::output::{self, printable};
 
 /// The fields that `stats` prints by default.
-pub(super) const GLANCE: [Field; 12] = [
+pub(super) const GLANCE: [Field; 13] = [
     Field::Name,
     Field::InfoHash,
     Field::State,
     Field::Error,
+    Field::LimitReached,
     Field::Progress,
     Field::Size,
     Field::Speed,
@@ -27,8 +28,8 @@ pub(super) const GLANCE: [Field; 12] = [
 /// Number of info-hash digits in a table. A collision of this many digits is very unlikely.
 const SHOWN_DIGITS: usize = 12;
 
-/// Prints one line per torrent, and below it the reason if the torrent has failed or is blocked. Names are shortened
-/// to the width of the terminal, if there is one.
+/// Prints one line per torrent, and below it the reason if the torrent has failed, is blocked or has seeded enough.
+/// Names are shortened to the width of the terminal, if there is one.
 pub(super) fn torrents(torrents: &Value) {
     let mut table = Table::shortened([
         ("HASH", Alignment::Left),
@@ -54,6 +55,9 @@ pub(super) fn torrents(torrents: &Value) {
         ]);
         if let Some(error) = torrent["error"].as_str() {
             table.note(&printable(error));
+        }
+        if let Some(limit) = torrent["limit_reached"].as_str() {
+            table.note(&format!("its seeding limit is reached: {}", printable(limit)));
         }
     }
     table.print("no torrents");
@@ -217,6 +221,7 @@ fn name_of(field: &str) -> String {
         "info_hash" => "info-hash".to_owned(),
         "root" => "folder".to_owned(),
         "seconds_active" => "time active".to_owned(),
+        "seconds_seeding" => "time seeding".to_owned(),
         "eta" => "ETA".to_owned(),
         "added_at" => "added".to_owned(),
         "completed_at" => "completed on".to_owned(),
@@ -247,7 +252,7 @@ fn describe(field: &str, value: &Value) -> Vec<String> {
             let [held, total] = ["held", "total"].map(|count| number(&value[count]));
             format!("{held} of {total}, {} each", bytes(&value["size"]))
         }
-        "seconds_active" | "eta" => output::duration(std::time::Duration::from_secs(number(value))),
+        "seconds_active" | "seconds_seeding" | "eta" => output::duration(std::time::Duration::from_secs(number(value))),
         "added_at" | "completed_at" | "active_at" => date(number(value)),
         "ratio" | "availability" => format!("{:.2}", value.as_f64().unwrap_or_default()),
         "private" => if value == &Value::Bool(true) { "yes" } else { "no" }.to_owned(),

@@ -1,8 +1,19 @@
 //! Tests of session files.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
+use crate::seeding::{OwnLimit, Seeded, SeedingLimit};
+use crate::settings::{SeedingAction, SeedingSettings};
+
+const SEEDING: SeedingLimits = SeedingLimits {
+    ratio_percent: OwnLimit::Value(150),
+    time_s: OwnLimit::Unlimited,
+    idle_s: OwnLimit::Inherit,
+    action: Some(SeedingAction::Remove),
+};
 
 const ID: FileId = FileId {
     device: 3,
@@ -47,6 +58,7 @@ fn session() -> Session {
         dropped: 2,
         wasted: 4,
         seconds_active: 5,
+        seconds_seeding: 4,
         added_at: Some(1_700_000_000),
         completed_at: Some(1_700_000_060),
         active_at: None,
@@ -72,6 +84,17 @@ fn session() -> Session {
         limits: TransferLimits {
             download_bytes_per_s: Some(20_000),
             upload_bytes_per_s: None,
+        },
+        seeding: SEEDING,
+        seeding_record: {
+            let limits = SEEDING.in_force(&SeedingSettings::default());
+            let seeded = Seeded {
+                uploaded: 3,
+                basis: 1,
+                time: Duration::from_secs(5),
+                idle: Duration::ZERO,
+            };
+            SeedingRecord::default().with_reached(SeedingLimit::Ratio, &limits, &seeded)
         },
         skipped: Runs::of([1, 2]),
         low: Runs::of([3]),
@@ -263,6 +286,7 @@ fn a_damaged_session_tells_what_the_user_wants() {
             dropped: 0,
             wasted: 0,
             seconds_active: 0,
+            seconds_seeding: 0,
             added_at: None,
             completed_at: None,
             files: Vec::new(),

@@ -6,9 +6,9 @@
 use std::ops::RangeInclusive;
 
 use super::{
-    DhtSettings, LEAST_LIMIT, LifecycleSettings, LimitSettings, LsdSettings, MetadataSettings, NO_LIMIT, NetSettings,
-    PeerSettings, PexSettings, RequestSettings, SessionSettings, Settings, StorageSettings, TickSettings,
-    TrackerSettings, UploadSettings,
+    DhtSettings, LEAST_LIMIT, LifecycleSettings, LimitSettings, LsdSettings, MetadataSettings, NO_LIMIT, NO_RATIO,
+    NO_TIME, NetSettings, PeerSettings, PexSettings, RequestSettings, SeedingSettings, SessionSettings, Settings,
+    StorageSettings, TickSettings, TrackerSettings, UploadSettings,
 };
 
 /// A numeric setting, with its value and its range.
@@ -302,6 +302,13 @@ setting_ranges!(LimitSettings, "limits" {
     alternative_upload_bytes_per_s: LEAST_LIMIT..=NO_LIMIT,
 });
 
+setting_ranges!(SeedingSettings, "seeding" {
+    ratio_percent: 0..=NO_RATIO,
+    time_s: 0..=NO_TIME,
+    // A peer that requests one piece a minute is served.
+    idle_s: 60..=NO_TIME,
+});
+
 setting_ranges!(LsdSettings, "lsd" {
     interval_s: 60..=DAY_S,
 });
@@ -345,6 +352,7 @@ impl Numbers for Settings {
             self.requests.numbers(),
             self.uploads.numbers(),
             self.limits.numbers(),
+            self.seeding.numbers(),
             self.storage.numbers(),
             self.trackers.numbers(),
             self.metadata.numbers(),

@@ -13,7 +13,7 @@ use ecs_torrent_components::commands::{
 };
 use ecs_torrent_components::lifecycle::{AwaitingSession, ChangedFacts};
 use ecs_torrent_components::messages::{
-    FailTorrent, FilesSelected, HintsGiven, LimitsGiven, Remedy, TorrentAdded, TrackersGiven,
+    FailTorrent, FilesSelected, HintsGiven, LimitsGiven, Remedy, SeedingGiven, TorrentAdded, TrackersGiven,
 };
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::settings::Settings;
@@ -212,6 +212,10 @@ impl TorrentAdder<'_, '_> {
         if !options.limits.is_unlimited() {
             let limits = options.limits;
             self.commands.trigger(LimitsGiven { torrent, limits });
+        }
+        if !options.seeding.is_inherited() {
+            let limits = options.seeding;
+            self.commands.trigger(SeedingGiven { torrent, limits });
         }
     }
 

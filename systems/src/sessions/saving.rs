@@ -16,6 +16,7 @@ use ecs_torrent_components::messages::{
     BlockAccepted, BlockSent, FailTorrent, PieceStored, Remedy, TorrentCompleted, TorrentFailed, TorrentStarted,
 };
 use ecs_torrent_components::rate_limit::TransferLimits;
+use ecs_torrent_components::seeding::{SeedingLimits, SeedingRecord, SeedingTime};
 use ecs_torrent_components::session::{PartialPiece, Runs, Session, SessionTracker};
 use ecs_torrent_components::settings::{Settings, seconds};
 use ecs_torrent_components::torrent::{
@@ -70,6 +71,11 @@ pub(super) struct Saved {
     choice: Option<&'static FileChoice>,
     limits: Option<&'static TransferLimits>,
     hints: Option<&'static KeptHints>,
+    seeding: (
+        Option<&'static SeedingLimits>,
+        Option<&'static SeedingRecord>,
+        Option<&'static SeedingTime>,
+    ),
     requires_complete: Has<RequiresComplete>,
     active: Option<&'static ActivePieces>,
     pub(super) stopping: Option<&'static Stopping>,
@@ -340,6 +346,10 @@ impl SessionWriter<'_, '_> {
             dropped: saved.counters.dropped,
             wasted: saved.counters.wasted,
             seconds_active: saved.activity.total(self.clock.now()).as_secs(),
+            seconds_seeding: saved
+                .seeding
+                .2
+                .map_or(0, |time| time.0.total(self.clock.now()).as_secs()),
             added_at: Some(saved.dates.added),
             completed_at: saved.dates.completed,
             active_at: saved.dates.active(saved.rates, &self.clock),
@@ -421,6 +431,10 @@ impl SavedItem<'_, '_> {
         session.limits = self.limits.copied().unwrap_or_default();
         let hints = self.hints.filter(|_| self.known.is_none());
         session.hints = hints.map(|hints| hints.0.clone()).unwrap_or_default();
+        let (seeding, record, _) = self.seeding;
+        session.seeding = seeding.copied().unwrap_or_default();
+        let record = record.copied().unwrap_or_default();
+        session.seeding_record = record.to_save(session.paused, *self.lifecycle == Lifecycle::Paused);
         session.parted = Runs::of(self.state.parted.iter().copied());
     }
 
