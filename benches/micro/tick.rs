@@ -27,7 +27,7 @@ pub fn bench(criterion: &mut Criterion) {
 fn bench_seed(criterion: &mut Criterion) {
     let mut many_peers = ManyPeers::of_leechers(PEER_COUNT, Arc::default());
     criterion.bench_function("tick/2000 idle peers", |bencher| {
-        bencher.iter(|| many_peers.idle_tick())
+        bencher.iter(|| many_peers.idle_tick());
     });
     let mut now = many_peers.now();
     criterion.bench_function("tick/2000 idle peers, all looked at", |bencher| {

@@ -479,7 +479,7 @@ mod tests {
         assert_eq!(
             &piece.receive(1, Some(peer(2)), Payload::new())[..],
             [peer(1)],
-            "the other peer is to be cancelled"
+            "the other peer is to be canceled"
         );
         assert!(!piece.expire(1, peer(1)));
         assert!(piece.blocks[1].late.is_empty());

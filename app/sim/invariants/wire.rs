@@ -284,7 +284,7 @@ impl Facts<'_, '_> {
             }
             Frame::Message(Message::HaveAll) => {
                 if self.have_of(peer).is_none_or(|have| !have.is_full()) {
-                    self.report(|| format!("{peer} hears that we have all"));
+                    self.report(|| format!("{peer} is sent that we have all"));
                 }
             }
             Frame::Message(Message::Request(request)) => self.expect_welcome(peer, conversation, request),
