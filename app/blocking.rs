@@ -174,6 +174,14 @@ impl BlockingTorrents {
         block_on(self.0.start(id))
     }
 
+    /// Blocking form of [`Torrents::recheck`].
+    ///
+    /// # Errors
+    /// As [`Torrents::recheck`].
+    pub fn recheck(&self, id: impl Into<TorrentId>) -> Result<(), Error> {
+        block_on(self.0.recheck(id))
+    }
+
     /// Blocking form of [`Torrents::pause_all`].
     ///
     /// # Errors

@@ -114,6 +114,9 @@ enum Command {
     /// Start a paused or failed torrent of the daemon, or all.
     #[cfg(feature = "daemon")]
     Start(client::StartArgs),
+    /// Check all data of a torrent of the daemon again.
+    #[cfg(feature = "daemon")]
+    Recheck(client::rechecking::RecheckArgs),
     /// Stop a torrent of the daemon, or all, gracefully.
     #[cfg(feature = "daemon")]
     Stop(client::StopArgs),
@@ -279,6 +282,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Pause(args) => block_on(client::pause(args)),
         #[cfg(feature = "daemon")]
         Command::Start(args) => block_on(client::start(args)),
+        #[cfg(feature = "daemon")]
+        Command::Recheck(args) => block_on(client::rechecking::run(args)),
         #[cfg(feature = "daemon")]
         Command::Stop(args) => block_on(client::stop(args)),
         #[cfg(feature = "daemon")]

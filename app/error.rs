@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use ecs_torrent_components::commands::{
-    AddError, AnnounceError, EditTrackersError, ListStoppedError, PauseError, RemoveError, ResumeError,
+    AddError, AnnounceError, EditTrackersError, ListStoppedError, PauseError, RecheckError, RemoveError, ResumeError,
     ResumeTorrentError, ScrapeError, SetFilesError, SetLimitsError, SetSeedingError, StartTorrentError, StopError,
     TorrentNotFound,
 };
@@ -88,6 +88,9 @@ pub enum Error {
     /// A torrent stays paused.
     #[error(transparent)]
     StartTorrent(StartTorrentError),
+    /// The data of a torrent is not checked again.
+    #[error(transparent)]
+    Recheck(RecheckError),
     /// The priorities of files are not changed.
     #[error(transparent)]
     SetFiles(SetFilesError),
@@ -125,6 +128,15 @@ impl From<PauseError> for Error {
         match error {
             PauseError::NotFound(error) => error.into(),
             error @ PauseError::Unsaved { .. } => Self::Pause(error),
+        }
+    }
+}
+
+impl From<RecheckError> for Error {
+    fn from(error: RecheckError) -> Self {
+        match error {
+            RecheckError::NotFound(error) => error.into(),
+            error => Self::Recheck(error),
         }
     }
 }

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant, SystemTime};
 use bevy_ecs::world::World;
 use ecs_torrent_components::commands::{
     AddOptions, AddPeers, AddTorrent, AnnounceTorrent, EditTrackers, GetFiles, GetStats, ListStopped, ListTorrents,
-    PauseAll, PauseOrStart, PauseTorrent, RemoveError, RemoveOptions, RemoveTorrent, Removed, Reply, ResumeAll,
-    ResumeTorrent, ResumeTorrentError, ScrapeTorrent, SetFiles, SetLimits, SetSeeding, StartAll, StartTorrent, StopAll,
-    StopTorrent,
+    PauseAll, PauseOrStart, PauseTorrent, RecheckTorrent, RemoveError, RemoveOptions, RemoveTorrent, Removed, Reply,
+    ResumeAll, ResumeTorrent, ResumeTorrentError, ScrapeTorrent, SetFiles, SetLimits, SetSeeding, StartAll,
+    StartTorrent, StopAll, StopTorrent,
 };
 use ecs_torrent_components::links::FollowLink;
 use ecs_torrent_components::rate_limit::{LimitsPatch, RateLimits};
@@ -401,6 +401,31 @@ impl Torrents {
         let TorrentId(torrent) = id.into();
         Ok(self
             .ask(|reply| PauseOrStart::from(StartTorrent { torrent, reply }))
+            .await??)
+    }
+
+    /// Checks all data of a torrent again: no piece counts as held before it is hashed. The torrent leaves its peers and
+    /// trackers as in a pause, and is [checking](crate::TorrentState::Checking) then; `checked` in its
+    /// [statistics](crate::TorrentStats) shows the progress. Pieces that are missing or bad are downloaded again. A paused
+    /// torrent is paused again after the check, and a failed or blocked one is tried again. The check is durable when this
+    /// returns: a kill repeats it in the next run.
+    ///
+    /// ```
+    /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
+    /// # setup::run(async |torrents, folder| {
+    /// let id = torrents.download(folder.join("album.torrent")).await?;
+    /// torrents.recheck(id).await?;
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::TorrentNotFound`]; [`Error::Recheck`] if such a check is running already, if the torrent has no metadata
+    /// yet, or if the session could not be saved. In the last case the torrent is then listed as failed.
+    pub async fn recheck(&self, id: impl Into<TorrentId>) -> Result<(), Error> {
+        let TorrentId(torrent) = id.into();
+        Ok(self
+            .ask(|reply| PauseOrStart::from(RecheckTorrent { torrent, reply }))
             .await??)
     }
 

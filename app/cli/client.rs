@@ -1,11 +1,12 @@
-//! The commands that talk to a running daemon: `add`, `list`, `stats`, `files`, `peers`, `trackers`, `pause`, `start`, `stop`, `resume`,
-//! `remove`, `shutdown`.
+//! The commands that talk to a running daemon: `add`, `list`, `stats`, `files`, `peers`, `trackers`, `pause`, `start`,
+//! `recheck`, `stop`, `resume`, `remove`, `shutdown`.
 
 pub(super) mod blocking;
 mod connection;
 pub(super) mod dht;
 pub(super) mod limits;
 pub(super) mod peers;
+pub(super) mod rechecking;
 pub(super) mod settings;
 mod tables;
 pub(super) mod trackers;
@@ -662,8 +663,13 @@ impl Daemon {
         }
     }
 
-    /// Finds a torrent that is not stopped.
+    /// Finds a torrent that is not stopped, and returns its hash.
     async fn resolve_running(&self, digits: &str) -> Result<InfoHash, CliError> {
+        Ok(self.find_running(digits).await?.hash)
+    }
+
+    /// Finds a torrent that is not stopped.
+    async fn find_running(&self, digits: &str) -> Result<Found, CliError> {
         let found = self.resolve(digits).await?;
         if found.is_stopped {
             let name = printable(&found.name);
@@ -672,7 +678,7 @@ impl Daemon {
                 printable(digits)
             )));
         }
-        Ok(found.hash)
+        Ok(found)
     }
 }
 

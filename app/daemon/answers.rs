@@ -6,7 +6,9 @@ use std::time::Duration;
 use axum::Json;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use ecs_torrent_components::commands::{EditTrackersError, SetFilesError, SetLimitsError, SetSeedingError};
+use ecs_torrent_components::commands::{
+    EditTrackersError, RecheckError, SetFilesError, SetLimitsError, SetSeedingError,
+};
 use ecs_torrent_components::dht::DhtError;
 use ecs_torrent_components::links::FollowError;
 use ecs_torrent_components::rate_limit::LimitError;
@@ -199,6 +201,8 @@ impl From<Error> for Refusal {
             Error::EditTrackers(EditTrackersError::BadUrl { .. } | EditTrackersError::TooMany { .. }) => {
                 Self::of("add", StatusCode::BAD_REQUEST, text)
             }
+            Error::Recheck(RecheckError::Running(_)) => Self::new(StatusCode::CONFLICT, text),
+            Error::Recheck(RecheckError::NoMetadata(_)) => Self::conflict(ErrorCode::MetadataUnknown, text),
             Error::SetFiles(SetFilesError::NoMetadata(_)) => Self::conflict(ErrorCode::MetadataUnknown, text),
             Error::SetFiles(SetFilesError::NoSuchFile { .. } | SetFilesError::TooMany(_)) => {
                 Self::of("body", StatusCode::BAD_REQUEST, text)

@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use ecs_torrent_components::commands::{CommandQueue, PauseAll, PauseOrStart, Reply, StartAll, StopAll, StopError};
+use ecs_torrent_components::commands::{
+    CommandQueue, PauseAll, PauseOrStart, RecheckTorrent, Reply, StartAll, StopAll, StopError,
+};
 use ecs_torrent_engine::sim::{
     Content, Crash, DiskFault, DiskOperation, Lasting, NewContent, NodeId, SimTracker, Simulation,
 };
@@ -245,6 +247,10 @@ impl<'s> Stage<'s> {
             Act::Unpauses(who) => {
                 let reply = Reply::ignored();
                 self.send(who, PauseOrStart::from(StartAll { reply }));
+            }
+            Act::Rechecks(who) => {
+                let (torrent, reply) = (self.content.info_hash(), Reply::ignored());
+                self.send(who, PauseOrStart::from(RecheckTorrent { torrent, reply }));
             }
             Act::Sleeps(who, time) => {
                 let node = self.node(who);

@@ -78,6 +78,8 @@ pub enum Act {
     Pauses(Who),
     /// The node starts all paused torrents.
     Unpauses(Who),
+    /// The node checks all data of its torrent again.
+    Rechecks(Who),
     /// The machine sleeps, including its clock, and wakes up after the given time.
     Sleeps(Who, Duration),
     /// The clock jumps forward.

@@ -434,8 +434,8 @@ pub struct StopAll {
 #[error("{name} was stopped, but {0}", name = .0.name)]
 pub struct StopError(pub Unsaved);
 
-/// Pauses or starts torrents. Commands about the same torrent take effect in the order in which they arrive: one of them
-/// waits while an earlier one waits.
+/// Pauses, starts or checks torrents. Commands about the same torrent take effect in the order in which they arrive: one of
+/// them waits while an earlier one waits.
 #[derive(Debug)]
 pub enum PauseOrStart {
     /// Pauses a torrent.
@@ -446,6 +446,14 @@ pub enum PauseOrStart {
     Start(StartTorrent),
     /// Starts all torrents.
     StartAll(StartAll),
+    /// Checks the data of a torrent again.
+    Recheck(RecheckTorrent),
+}
+
+impl From<RecheckTorrent> for PauseOrStart {
+    fn from(command: RecheckTorrent) -> Self {
+        Self::Recheck(command)
+    }
 }
 
 impl From<PauseTorrent> for PauseOrStart {
@@ -526,6 +534,35 @@ pub enum StartTorrentError {
     NotFound(#[from] TorrentNotFound),
     /// The session could not be written. The torrent stays paused, or has failed if it was being stopped.
     #[error("{name} is not started: {0}", name = .0.name)]
+    Unsaved(Unsaved),
+}
+
+/// Checks all data of a torrent again: no piece counts as held before it is hashed. The torrent leaves its peers and trackers
+/// as in a pause, its session records the check, and the files are opened again. Then the torrent continues as before: it
+/// downloads the pieces that are missing or bad, or is paused again. A kill during the check repeats it in the next run.
+/// Sent as a [`PauseOrStart`].
+#[derive(Debug)]
+pub struct RecheckTorrent {
+    /// The torrent.
+    pub torrent: InfoHash,
+    /// Answered when the check is recorded durably and the files are being opened.
+    pub reply: Reply<Result<(), RecheckError>>,
+}
+
+/// Reasons why a torrent is not checked again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecheckError {
+    /// The torrent does not exist, or it was removed meanwhile.
+    #[error(transparent)]
+    NotFound(#[from] TorrentNotFound),
+    /// All data of the torrent is being checked already.
+    #[error("{0} is being checked already")]
+    Running(Arc<str>),
+    /// The metadata of the torrent is not known, and so there is nothing to check.
+    #[error("{0} has no data to check: its metadata is not known yet")]
+    NoMetadata(Arc<str>),
+    /// The session could not be written. The torrent has left its peers and trackers, and stays listed, as failed.
+    #[error("{name} is not checked: {0}", name = .0.name)]
     Unsaved(Unsaved),
 }
 

@@ -387,8 +387,9 @@ impl TorrentState {
             (Stopping(phase), Stopping(next)) => phase.next() == Some(next),
             // A session that cannot be written keeps its torrent in the list.
             (Stopping(WriteSession), next) => next == Failed,
-            // A pause ends here, with the files closed, and so does a removal whose volume is not there.
-            (Stopping(phase), next) => phase == Release && matches!(next, Paused | Blocked),
+            // A pause ends here, with the files closed, and so does a removal whose volume is not there. A torrent that
+            // is to be checked again is opened again.
+            (Stopping(phase), next) => phase == Release && matches!(next, Paused | Blocked | Adding),
             (_, Stopping(phase)) => phase == HaltDownloads,
             (Paused, next) => matches!(next, Adding | FetchingMetadata),
             (_, Failed) => true,

@@ -158,6 +158,9 @@ pub struct Session {
     /// The user stopped the torrent: a restored list does not contain it until the user resumes it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stopped: bool,
+    /// The user requested a check of all data that has not ended: no piece counts as held before it is hashed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub recheck: bool,
     /// The limits of the torrent's transfer rates.
     #[serde(default, skip_serializing_if = "TransferLimits::is_unlimited")]
     pub limits: TransferLimits,
@@ -548,6 +551,7 @@ impl Session {
             overwrite_ns: None,
             paused: false,
             stopped: false,
+            recheck: false,
             limits: TransferLimits::default(),
             seeding: SeedingLimits::default(),
             seeding_record: SeedingRecord::default(),
@@ -654,6 +658,7 @@ impl Session {
             overwrite_ns: self.overwrite_ns,
             paused: self.paused,
             stopped: self.stopped,
+            recheck: self.recheck,
             limits: self.limits,
             seeding: self.seeding,
             seeding_record: self.seeding_record,

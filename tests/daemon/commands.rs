@@ -337,7 +337,9 @@ fn impossible_commands_fail_in_one_line() {
     assert_eq!(daemon.hashes(), [""; 0], "all or nothing");
     let outside = fail(folder, &["add", "one.torrent", "-o", "/etc"]);
     assert!(outside.starts_with("error: /etc: not in "), "{outside}");
-    for name in ["stats", "files", "pause", "start", "stop", "resume", "remove"] {
+    for name in [
+        "stats", "files", "pause", "recheck", "start", "stop", "resume", "remove",
+    ] {
         for hash in ["abc", "zzzzzz", "../../x"] {
             let output = command(folder, &[name, hash]).output().unwrap();
             let error = String::from_utf8(output.stderr).unwrap();
@@ -367,7 +369,9 @@ fn impossible_commands_fail_in_one_line() {
         );
     }
 
-    for name in ["pause", "start", "stop", "resume", "remove", "stats", "files", "add"] {
+    for name in [
+        "pause", "recheck", "start", "stop", "resume", "remove", "stats", "files", "add",
+    ] {
         let output = command(folder, &[name]).output().unwrap();
         let error = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{error}");

@@ -39,6 +39,7 @@ mod ownership;
 mod peers;
 mod process;
 mod quiet;
+mod rechecking;
 mod seeding;
 mod settings;
 #[path = "../support/skipping.rs"]

@@ -26,6 +26,7 @@ mod pausing;
 #[allow(dead_code, reason = "shared with other tests")]
 mod peer;
 mod provenance;
+mod rechecking;
 mod registry;
 mod removing;
 mod resuming;

@@ -27,6 +27,7 @@ pub const ALL: &[(&str, Make)] = &[
     ("stopped and started", stopped),
     ("paused and started", paused),
     ("paused in any trouble", paused_in_trouble),
+    ("checked again", rechecked),
     ("a full disk", full_disk),
     ("a broken disk", broken_disk),
     ("a failed sync", failed_sync),
@@ -413,6 +414,35 @@ fn paused_in_trouble(dice: &mut Dice) -> Scenario {
         scenario = scenario
             .at(seconds(25), Act::DiskHasRoom(who))
             .at(seconds(25), Act::Starts(who));
+    }
+    start_all(scenario, count, seconds(35))
+}
+
+/// Checks meet each other, pauses, stops, kills and broken disks.
+fn rechecked(dice: &mut Dice) -> Scenario {
+    let count = dice.within(1, 6);
+    let mut scenario = Scenario::new("checked again")
+        .torrent(dice.torrent())
+        .seeds(1, LINK)
+        .leeches(count, LINK)
+        .within(3.0, seconds(200));
+    for _ in 0..dice.within(1, 6) {
+        let who = dice.anybody(count);
+        let time = dice.moment(0, 8_000);
+        let near = time.saturating_sub(seconds(1)) + dice.moment(0, 2_000);
+        let other = match dice.within(0, 7) {
+            0 => Act::Pauses(who),
+            1 => Act::Unpauses(who),
+            2 => Act::Killed(who),
+            3 => Act::PowerFails(who),
+            4 => Act::Stops(who),
+            5 => Act::DiskFails(who, dice.millis(10, 1_000)),
+            _ => Act::Rechecks(who),
+        };
+        scenario = scenario.at(time, Act::Rechecks(who)).at(near, other);
+    }
+    for who in everybody(count) {
+        scenario = scenario.at(seconds(25), Act::Starts(who));
     }
     start_all(scenario, count, seconds(35))
 }

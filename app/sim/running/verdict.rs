@@ -132,9 +132,9 @@ impl Stage<'_> {
         }
     }
 
-    /// Returns the number of times that a node's torrents are paused.
+    /// Returns the number of times that a node's torrents are paused, or closed to be checked.
     fn pause_count(&self, who: Who) -> usize {
-        let is_pause = |act: &Act| *act == Act::Pauses(who);
+        let is_pause = |act: &Act| *act == Act::Pauses(who) || *act == Act::Rechecks(who);
         self.scenario.acts.iter().filter(|(_, act)| is_pause(act)).count()
     }
 

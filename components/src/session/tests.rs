@@ -81,6 +81,7 @@ fn session() -> Session {
         lost: Runs::of([3]),
         paused: true,
         stopped: true,
+        recheck: true,
         limits: TransferLimits {
             download_bytes_per_s: Some(20_000),
             upload_bytes_per_s: None,

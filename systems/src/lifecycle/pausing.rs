@@ -1,14 +1,15 @@
-//! Commands to pause and to start torrents, carried out in the order in which they arrive.
+//! Commands to pause, to start and to check torrents, carried out in the order in which they arrive.
 
 use bevy_ecs::entity::EntityHashSet;
 use bevy_ecs::prelude::*;
 use bevy_ecs::query::QueryData;
 use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::commands::{
-    AboutTorrent, CommandQueue, PauseAll, PauseOrStart, PauseTorrent, Reply, StartAll, StartTorrent, TorrentNotFound,
+    AboutTorrent, CommandQueue, PauseAll, PauseOrStart, PauseTorrent, RecheckError, RecheckTorrent, Reply, StartAll,
+    StartTorrent, TorrentNotFound,
 };
 use ecs_torrent_components::lifecycle::{Blocked, Desired, Fault, Readiness};
-use ecs_torrent_components::torrent::{Lifecycle, Torrent, TorrentIndex};
+use ecs_torrent_components::torrent::{Layout, Lifecycle, Torrent, TorrentIndex};
 use ecs_torrent_protocol::hash::InfoHash;
 
 use super::adds::Adds;
@@ -23,6 +24,7 @@ use crate::sessions::{SaveTorrent, SessionState};
 pub(super) enum ForTorrent {
     Pause(PauseTorrent),
     Start(StartTorrent),
+    Recheck(RecheckTorrent),
 }
 
 impl AboutTorrent for ForTorrent {
@@ -30,6 +32,7 @@ impl AboutTorrent for ForTorrent {
         match self {
             Self::Pause(pause) => pause.torrent,
             Self::Start(start) => start.torrent,
+            Self::Recheck(recheck) => recheck.torrent,
         }
     }
 }
@@ -41,6 +44,7 @@ impl ForTorrent {
         match self {
             Self::Pause(pause) => pause.reply.send(Err(error.into())),
             Self::Start(start) => start.reply.send(Err(error.into())),
+            Self::Recheck(recheck) => recheck.reply.send(Err(error.into())),
         }
     }
 }
@@ -62,6 +66,7 @@ pub(super) struct Commanded {
     fault: &'static Fault,
     blocked: &'static Blocked,
     opening: Option<&'static Opening>,
+    has_metadata: Has<Layout>,
     state: &'static mut SessionState,
 }
 
@@ -116,6 +121,7 @@ fn expand(command: PauseOrStart, listed: impl Fn() -> Vec<InfoHash>) -> Vec<ForT
     match command {
         PauseOrStart::Pause(command) => vec![ForTorrent::Pause(command)],
         PauseOrStart::Start(command) => vec![ForTorrent::Start(command)],
+        PauseOrStart::Recheck(command) => vec![ForTorrent::Recheck(command)],
         PauseOrStart::PauseAll(PauseAll { reply }) => for_each(reply, listed(), pause),
         PauseOrStart::StartAll(StartAll { reply }) => for_each(reply, listed(), start),
     }
@@ -138,6 +144,7 @@ impl Effects<'_> {
         match command {
             ForTorrent::Pause(pause) if self.may_pause(torrent) => self.pause(torrent, pause),
             ForTorrent::Start(start) if self.may_start(torrent) => self.start(torrent, start),
+            ForTorrent::Recheck(recheck) if self.may_recheck(torrent) => self.recheck(torrent, recheck),
             command => return Some(command),
         }
         None
@@ -147,7 +154,8 @@ impl Effects<'_> {
     /// its files.
     fn may_pause(&self, torrent: &CommandedItem<'_, '_>) -> bool {
         let is_undecided = *torrent.lifecycle == Lifecycle::Adding && torrent.opening.is_some_and(Opening::is_new);
-        !torrent.desired.is_leaving() && !is_undecided && !self.starts.is_starting(torrent.entity)
+        let is_busy = self.starts.is_starting(torrent.entity) || self.stops.is_rechecking(torrent.entity);
+        !torrent.desired.is_leaving() && !is_undecided && !is_busy
     }
 
     fn pause(&mut self, torrent: &CommandedItem<'_, '_>, command: PauseTorrent) {
@@ -160,23 +168,43 @@ impl Effects<'_> {
 
     /// Whether a start can begin now: no stop or pause is running, or begins in this tick.
     fn may_start(&self, torrent: &CommandedItem<'_, '_>) -> bool {
-        let is_running = *torrent.desired == Desired::Run && !self.stops.is_pausing(torrent.entity);
-        is_running || torrent.is_paused()
+        let is_closing = self.stops.is_pausing(torrent.entity) || self.stops.is_rechecking(torrent.entity);
+        (*torrent.desired == Desired::Run || torrent.is_paused()) && !is_closing
     }
 
-    /// Saves that a paused torrent is to run; tries a failed or blocked one again.
+    /// Saves that a paused torrent is to run, also while it is checked and would be paused after that; tries a failed or
+    /// blocked one again.
     fn start(&mut self, torrent: &mut CommandedItem<'_, '_>, command: StartTorrent) {
-        if torrent.is_paused() {
-            torrent.state.set_paused(false);
-            let torrent = torrent.entity;
-            self.save.write(SaveTorrent { torrent });
-            self.starts.add(torrent, command.reply);
-            return;
-        }
-        if torrent.fault.0.is_some() || torrent.blocked.0.is_some() {
+        if !torrent.is_paused() && torrent.has_obstacle() {
             self.retrier.retry_now(torrent.entity);
         }
-        command.reply.send(Ok(()));
+        if !torrent.is_paused() && !torrent.state.is_paused() {
+            command.reply.send(Ok(()));
+            return;
+        }
+        torrent.state.set_paused(false);
+        let torrent = torrent.entity;
+        self.save.write(SaveTorrent { torrent });
+        self.starts.add(torrent, command.reply);
+    }
+
+    /// Whether a check of all data can begin now, or is known to be running: a pause or start that began before is over.
+    fn may_recheck(&self, torrent: &CommandedItem<'_, '_>) -> bool {
+        let is_pausing = self.stops.is_pausing(torrent.entity);
+        self.stops.is_rechecking(torrent.entity) || (self.may_pause(torrent) && !is_pausing)
+    }
+
+    /// Lets the files of a torrent be closed, and then be opened and checked.
+    fn recheck(&mut self, torrent: &CommandedItem<'_, '_>, command: RecheckTorrent) {
+        let is_checking = torrent.state.needs_check() && *torrent.desired == Desired::Run && !torrent.has_obstacle();
+        let name = torrent.torrent.name.clone();
+        if is_checking || self.stops.is_rechecking(torrent.entity) {
+            command.reply.send(Err(RecheckError::Running(name)));
+        } else if !torrent.has_metadata {
+            command.reply.send(Err(RecheckError::NoMetadata(name)));
+        } else {
+            self.stops.recheck(torrent.entity, command.reply);
+        }
     }
 }
 
@@ -184,5 +212,10 @@ impl CommandedItem<'_, '_> {
     /// Whether the torrent is paused, and not only about to be.
     fn is_paused(&self) -> bool {
         *self.desired == Desired::Pause && *self.readiness == Readiness::Closed
+    }
+
+    /// Whether the torrent has failed, or waits for a resource.
+    fn has_obstacle(&self) -> bool {
+        self.fault.0.is_some() || self.blocked.0.is_some()
     }
 }

@@ -47,7 +47,7 @@ pub(super) struct Startable {
 }
 
 /// Opens the torrents whose start is saved, and answers the callers. If the session cannot be written, the torrent stays
-/// paused.
+/// paused. A torrent that is being checked, and would be paused after that, is open already.
 pub(super) fn settle_starts(
     mut commands: Commands,
     mut written: MessageReader<SessionWritten>,
@@ -78,7 +78,7 @@ pub(super) fn settle_starts(
                 starts.answer(*torrent, &Ok(()));
             }
             Err(reason) => {
-                startable.state.set_paused(is_paused);
+                startable.state.set_paused(true);
                 let unsaved = Unsaved::new(&startable.torrent.name, reason);
                 starts.answer(*torrent, &Err(StartTorrentError::Unsaved(unsaved)));
             }

@@ -7,8 +7,8 @@ use bevy_ecs::prelude::*;
 use bevy_ecs::query::QueryData;
 use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::commands::{
-    CommandQueue, PauseError, RemoveError, RemoveOptions, RemoveTorrent, Removed, Reply, StopAll, StopError,
-    StopTorrent, TorrentNotFound, Unsaved,
+    CommandQueue, PauseError, RecheckError, RemoveError, RemoveOptions, RemoveTorrent, Removed, Reply, StopAll,
+    StopError, StopTorrent, TorrentNotFound, Unsaved,
 };
 use ecs_torrent_components::lifecycle::{Desired, Readiness};
 use ecs_torrent_components::messages::RequestStop;
@@ -22,6 +22,7 @@ use crate::stop_participants::{Ending, StopTurn};
 
 type StopReply = Reply<Result<(), StopError>>;
 type PauseReply = Reply<Result<(), PauseError>>;
+type RecheckReply = Reply<Result<(), RecheckError>>;
 type RemoveReply = Reply<Result<Removed, RemoveError>>;
 
 /// Stopping torrents, in the order in which their stops began, and the callers that wait for them.
@@ -32,7 +33,7 @@ pub(super) struct StopsInOrder {
     pub(super) all: Vec<StopReply>,
     /// The first session that could not be saved since a caller requested a stop of all torrents.
     pub(super) first_error: Option<StopError>,
-    /// Torrents whose pause begins in this tick, or whose stop or removal was requested when their pause was almost over.
+    /// Torrents whose pause or check begins in this tick, or whose stop or removal was requested when their pause was almost over.
     pub(super) wanted: Vec<Entity>,
 }
 
@@ -41,6 +42,7 @@ pub(super) struct StopsInOrder {
 pub(super) struct Waiters {
     stops: Vec<StopReply>,
     pauses: Vec<PauseReply>,
+    rechecks: Vec<RecheckReply>,
     removals: Vec<RemoveReply>,
     removal: Option<RemoveOptions>,
     /// The torrent was listed and then refused: only its earlier data in the state folder stays.
@@ -72,7 +74,7 @@ impl StopsInOrder {
     /// Whether a torrent is to be paused, or to be paused when it is listed again after its stop.
     pub(super) fn is_pause_requested(&self, torrent: Entity) -> bool {
         let is_it = |waiters: &Waiters| match waiters.ending() {
-            Ending::Pause => true,
+            Ending::Pause => waiters.rechecks.is_empty(),
             Ending::Save { .. } => !waiters.pauses.is_empty(),
             Ending::Forget { .. } | Ending::Refuse => false,
         };
@@ -103,6 +105,18 @@ impl StopsInOrder {
     pub(super) fn is_pausing(&self, torrent: Entity) -> bool {
         let waiters = self.waiters.get(&torrent);
         waiters.is_some_and(|waiters| !waiters.pauses.is_empty())
+    }
+
+    /// Begins to close the files of a torrent in this tick, before all data is checked again.
+    pub(super) fn recheck(&mut self, torrent: Entity, reply: RecheckReply) {
+        self.waiters.entry(torrent).or_default().rechecks.push(reply);
+        self.wanted.push(torrent);
+    }
+
+    /// Whether the files of a torrent are being closed before a check, or will be in this tick.
+    pub(super) fn is_rechecking(&self, torrent: Entity) -> bool {
+        let waiters = self.waiters.get(&torrent);
+        waiters.is_some_and(|waiters| !waiters.rechecks.is_empty())
     }
 
     /// Records that a torrent is to be stopped, whether it runs, is paused, or is being paused.
@@ -137,6 +151,11 @@ impl Waiters {
             false => saved.clone().map_err(PauseError::Unsaved),
         };
         self.answer_pauses(&paused);
+        let checked = match is_gone {
+            true => Err(RecheckError::NotFound(TorrentNotFound(torrent.id()))),
+            false => saved.clone().map_err(RecheckError::Unsaved),
+        };
+        self.answer_rechecks(&checked);
         for reply in self.removals {
             let name = torrent.name.clone();
             reply.send(
@@ -159,6 +178,7 @@ impl Waiters {
     pub(super) fn answer_kept(mut self, torrent: &Torrent, reason: &Arc<str>) {
         let unsaved = Unsaved::new(&torrent.name, reason);
         self.answer_pauses(&Err(PauseError::Unsaved(unsaved.clone())));
+        self.answer_rechecks(&Err(RecheckError::Unsaved(unsaved.clone())));
         for reply in self.removals {
             let Unsaved { name, reason } = unsaved.clone();
             reply.send(Err(RemoveError::Kept { name, reason }));
@@ -171,6 +191,16 @@ impl Waiters {
     /// Answers the callers that wait for the torrent to be paused.
     pub(super) fn answer_pauses(&mut self, result: &Result<(), PauseError>) {
         self.pauses.drain(..).for_each(|reply| reply.send(result.clone()));
+    }
+
+    /// Answers the callers that wait for the check of all data to be recorded.
+    pub(super) fn answer_rechecks(&mut self, result: &Result<(), RecheckError>) {
+        self.rechecks.drain(..).for_each(|reply| reply.send(result.clone()));
+    }
+
+    /// Whether the files are closed only to check all data.
+    pub(super) fn is_recheck(&self) -> bool {
+        !self.rechecks.is_empty()
     }
 }
 

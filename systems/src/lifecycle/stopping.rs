@@ -3,7 +3,7 @@
 //! Order on the wire: no more requests; cancel, not-interested and choke to every peer, then the close; then `stopped`
 //! to the trackers; then the session; then the files are closed, the torrent is gone, and the callers get their
 //! answers. Removing works the same way, with the session deleted instead of saved. A pause works the same way too, but
-//! the torrent stays listed, as paused. The work of each phase is done by its participants (`stop_participants`).
+//! the torrent stays listed, as paused, or is opened again to check all of its data. The work of each phase is done by its participants (`stop_participants`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,6 +62,9 @@ pub(super) fn begin_stops(
         // A pause that is requested together with a stop is remembered after the stop.
         if stops.is_pause_requested(entity) {
             requested.state.set_paused(true);
+        }
+        if stops.is_rechecking(entity) {
+            requested.state.request_check();
         }
         // The data of a torrent whose files were closed can be deleted only after they are opened again.
         let is_closed = *requested.readiness == Readiness::Closed || requested.state.is_closed();
@@ -130,6 +133,7 @@ pub(super) struct StopParams<'w, 's> {
     adds: ResMut<'w, Adds>,
     starts: ResMut<'w, Starts>,
     registry: ResMut<'w, FileRegistry>,
+    opener: Opener<'w>,
     retries: ResMut<'w, Deadlines<Retry>>,
 }
 
@@ -267,8 +271,12 @@ impl StopParams<'_, '_> {
         }
         let result = waiters.result.take().unwrap_or_else(|| Ok(Removed::default()));
         if waiters.written_as.take() == Some(Ending::Pause) {
-            self.keep_paused(stopped);
+            match ending == Ending::Pause && waiters.is_recheck() {
+                true => self.check_again(stopped),
+                false => self.keep_paused(stopped),
+            }
             waiters.answer_pauses(&Ok(()));
+            waiters.answer_rechecks(&Ok(()));
             self.adds.end(torrent, Ok(stopped.torrent.id()));
             // A stop or removal that was requested in the last phase begins in the next tick.
             if ending != Ending::Pause {
@@ -373,6 +381,15 @@ impl StopParams<'_, '_> {
         stopped.state.record_unsaved_end();
         self.commands.entity(stopped.entity).remove::<Stopping>();
         self.changed.add(stopped.entity);
+    }
+
+    /// Opens a torrent again whose files were closed to check all data. If it was paused, it is paused after the check.
+    fn check_again(&mut self, stopped: &mut StoppedItem<'_, '_>) {
+        self.keep_paused(stopped);
+        *stopped.desired = Desired::Run;
+        let (readiness, state) = (&mut *stopped.readiness, &mut *stopped.state);
+        self.opener
+            .reopen(stopped.entity, stopped.torrent, readiness, state, &mut self.commands);
     }
 
     /// Keeps a torrent whose pause is over. The next start examines everything again, so no fault is left.

@@ -224,6 +224,7 @@ impl SessionWriter<'_, '_> {
             return;
         };
         (session.paused, session.stopped) = (intent.is_paused, intent.is_stopped);
+        session.recheck = intent.needs_check;
         session.trackers = self.trackers_of(saved);
         saved.save_choice(&mut session);
         // The session claims what the last one claimed.
@@ -364,6 +365,7 @@ impl SessionWriter<'_, '_> {
             overwrite_ns: saved.state.overwrite_ns.filter(|_| saved.state.wants_overwrite),
             paused: saved.state.intent.is_paused,
             stopped: saved.state.intent.is_stopped,
+            recheck: saved.state.intent.needs_check,
             lost: Runs::of(saved.state.durability.lost().iter()),
             peers: saved.candidates.best(self.settings.session.max_peers),
             are_trackers_edited: saved.has_edited_trackers,

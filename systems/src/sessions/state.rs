@@ -105,6 +105,8 @@ pub(crate) struct SessionState {
 pub(super) struct SavedIntent {
     pub(super) is_paused: bool,
     pub(super) is_stopped: bool,
+    /// All data is to be hashed, whatever the session and the files say.
+    pub(super) needs_check: bool,
 }
 
 /// Progress of saving a part of the state, as numbers of its changes.
@@ -257,6 +259,7 @@ impl SessionState {
         };
         if let Some(session) = session {
             known.renamed = known.renamed.or_else(|| session.renamed.clone());
+            known.intent.needs_check |= session.recheck;
         }
         // Knowledge about the files from this run is newer.
         if !self.is_opened {
@@ -556,6 +559,16 @@ impl SessionState {
         self.intent.is_paused = is_paused;
     }
 
+    /// Records that all data is to be hashed when the files are opened next.
+    pub(crate) fn request_check(&mut self) {
+        self.intent.needs_check = true;
+    }
+
+    /// Whether all data is to be hashed, and that has not ended.
+    pub(crate) fn needs_check(&self) -> bool {
+        self.intent.needs_check
+    }
+
     /// Whether the files are closed, and not about to be opened.
     pub(crate) fn is_closed(&self) -> bool {
         self.is_closed
@@ -735,6 +748,7 @@ impl SessionState {
     /// Records that the held pieces are known.
     pub(super) fn record_result(&mut self, have: &Bitfield) {
         self.has_result = true;
+        self.intent.needs_check = false;
         self.loaded = None;
         self.durability.keep(have);
     }
@@ -779,6 +793,7 @@ impl Summary {
             intent: SavedIntent {
                 is_paused: session.paused,
                 is_stopped: session.stopped,
+                needs_check: session.recheck,
             },
         }
     }

@@ -172,7 +172,8 @@ impl Finder<'_, '_> {
         if opened.state.is_durable() {
             self.adds.answer(opened.entity, &Ok(opened.torrent.id()));
         }
-        let session = opening.session.take();
+        // All data is hashed if the user requested it, whatever the session says.
+        let session = opening.session.take().filter(|_| !opened.state.needs_check());
         let is_parted = |index| opened.state.is_parted(index, opened.choice);
         let findings = evaluate(session.as_deref(), &stamps, &opened.layout.0, files, is_parted);
         self.conclude(opened, findings);

@@ -261,8 +261,8 @@ impl ResumedItem<'_, '_> {
             return false;
         };
         self.saved.state.set_paused(true);
-        // A stop or removal that has begun meanwhile may need the files.
-        if *self.desired != Desired::Run {
+        // A stop or removal that has begun meanwhile may need the files. A check that a user requested ends with a pause.
+        if *self.desired != Desired::Run || (session.recheck && self.content.is_some()) {
             return false;
         }
         // A session without metadata knows of no pieces.

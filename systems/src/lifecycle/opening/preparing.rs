@@ -4,7 +4,7 @@ use bevy_ecs::entity::EntityHashSet;
 use bevy_ecs::prelude::*;
 use bevy_ecs::query::QueryData;
 use bevy_ecs::system::SystemParam;
-use ecs_torrent_components::commands::AddError;
+use ecs_torrent_components::commands::{AddError, Reply};
 use ecs_torrent_components::lifecycle::{ChangedFacts, Readiness};
 use ecs_torrent_components::messages::{FailTorrent, PiecesKnown, Remedy, WantedChanged};
 use ecs_torrent_components::settings::Settings;
@@ -16,6 +16,7 @@ use ecs_torrent_engine::ports::disk::{DiskDone, DiskRequest, FileNeeds};
 use ecs_torrent_engine::purpose;
 use ecs_torrent_protocol::bitfield::Bitfield;
 
+use crate::lifecycle::stop_requests::StopsInOrder;
 use crate::ownership::FileRegistry;
 use crate::sessions::{SaveTorrent, SavedParts, SessionState};
 use crate::storage::fault;
@@ -84,13 +85,15 @@ pub(in crate::lifecycle) struct Startable {
     requires_complete: Has<RequiresComplete>,
 }
 
-/// Starts torrents whose held pieces are known: a complete torrent seeds; for any other, its files are prepared first.
+/// Starts torrents whose held pieces are known: a complete torrent seeds; for any other, its files are prepared first. A
+/// paused torrent was opened only to be checked, and is paused again.
 pub(in crate::lifecycle) fn start_torrents(
     mut known: MessageReader<PiecesKnown>,
     mut preparing: Preparing,
     registry: Res<FileRegistry>,
     mut changed: ResMut<ChangedFacts>,
     mut failed: MessageWriter<FailTorrent>,
+    mut stops: ResMut<StopsInOrder>,
     mut torrents: Query<Startable>,
 ) {
     for PiecesKnown { torrent, have, .. } in known.read().filter(|known| known.is_final) {
@@ -99,6 +102,10 @@ pub(in crate::lifecycle) fn start_torrents(
         };
         startable.saved.record_result(have);
         preparing.give_up(*torrent);
+        if startable.saved.state.is_paused() {
+            stops.pause(*torrent, Reply::ignored());
+            continue;
+        }
         let (id, metainfo) = (startable.torrent.id(), &startable.content.0);
         let needs = startable.saved.state.needs(id, metainfo, startable.choice, have);
         if have.is_full() && !needs.as_ref().is_some_and(|needs| has_moves(needs)) {
