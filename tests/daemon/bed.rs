@@ -137,7 +137,12 @@ impl Daemon {
 
     /// Like [`Daemon::start_with`], but the log goes to `log` instead of [`Daemon::log`].
     pub fn start_logging(folder: &Path, arguments: &[&str], log: Stdio) -> Self {
-        let usual = ["daemon", "--listen", "127.0.0.1:0"];
+        Self::start_listening("127.0.0.1:0", folder, arguments, log)
+    }
+
+    /// Like [`Daemon::start_logging`], but listens at another address.
+    pub fn start_listening(listen: &str, folder: &Path, arguments: &[&str], log: Stdio) -> Self {
+        let usual = ["daemon", "--listen", listen];
         let has_dir = arguments.contains(&"--download-dir");
         let dir: &[&str] = if has_dir { &[] } else { &["--download-dir", "downloads"] };
         let has_api = arguments.contains(&"--api");

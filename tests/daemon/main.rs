@@ -23,6 +23,7 @@ mod configuration;
 mod content;
 mod damage;
 mod dht;
+mod dual_stack;
 mod ending;
 mod extremes;
 mod faults;

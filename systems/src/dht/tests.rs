@@ -245,3 +245,22 @@ fn a_torrent_that_loses_its_peers_is_searched_for_at_once() {
         .position(|(_, torrent)| *torrent == hash(0));
     assert!(position.is_some_and(|position| position < 40), "{position:?}");
 }
+
+/// Nodes name peers that nobody can reach, so the torrent has none, whether it says so during the search or after it. It is
+/// searched for again after a minute, not with the next announce.
+#[test]
+fn a_torrent_whose_peers_are_invented_is_searched_for_again() {
+    for millis in [200, 10_000, 100_000] {
+        let mut network = Network::new(48 << 10);
+        network.has_peers = true;
+        let wanted = network.add(0..1, &Lifecycle::Downloading)[0];
+        network.run_for(Duration::from_millis(millis));
+        network.bed.world.write_message(PeersWanted { torrent: wanted });
+        network.run_for(minutes(4));
+        let again = (millis / 1000).max(60);
+        assert_eq!(network.announced(0, again).len(), 1, "{:?}", network.announced);
+        let announced = network.announced(again, again + 10).len();
+        assert_eq!(announced, 1, "{:?}", network.announced);
+        assert_eq!(network.announced(again + 10, 240).len(), 0);
+    }
+}

@@ -8,6 +8,8 @@ use bevy_ecs::prelude::*;
 use ecs_torrent_components::candidates::{CandidateSource, CandidatesFound};
 use ecs_torrent_components::dht::DhtError;
 use ecs_torrent_components::settings::seconds;
+use ecs_torrent_engine::ports::net::LocalAddresses;
+use ecs_torrent_protocol::compact::Family;
 use ecs_torrent_protocol::dht::id::NodeId;
 use ecs_torrent_protocol::dht::node::{Announce, Event, Found, Goal, Node, SearchId};
 use ecs_torrent_protocol::hash::InfoHash;
@@ -19,7 +21,8 @@ use super::{Dht, DhtParams, Inbox};
 /// of announces.
 const FIRST_RETRY: Duration = Duration::from_secs(15);
 
-/// Shortest time between two searches for a torrent that has lost all of its peers.
+/// Shortest time between two searches for a torrent that has no peers, although the last search found some: they may have
+/// left, or a lying node may have invented them.
 const LEAST_WAIT: Duration = Duration::from_secs(60);
 
 /// The part of an interval by which the next announce may come earlier. The second announce of a torrent comes at any time
@@ -85,6 +88,8 @@ pub struct DhtTorrent {
     has_announced: bool,
     /// Searches in a row that found nobody.
     misses: u32,
+    /// Whether the torrent has lost all of its peers, or could not reach any, since the last search began.
+    lacks_peers: bool,
 }
 
 /// Deadline of the next search for a torrent.
@@ -121,18 +126,35 @@ impl DhtParams<'_, '_> {
             }
         }
         for wanted in inbox.wanted.read() {
-            let Ok((.., searched)) = self.torrents.get(wanted.torrent) else {
+            let Ok((.., mut searched)) = self.torrents.get_mut(wanted.torrent) else {
                 continue;
             };
-            if searched.began.is_some_and(|began| now.since(began) >= LEAST_WAIT) {
+            let Some(began) = searched.began else { continue };
+            let earliest = began + LEAST_WAIT;
+            if earliest <= now {
                 self.queue(dht, wanted.torrent, true);
+            } else if !std::mem::replace(&mut searched.lacks_peers, true) && searched.search.is_none() {
+                self.set_due(wanted.torrent, earliest);
             }
         }
         while let Some(SearchDue(torrent)) = self.due.pop_due(now) {
-            let searched = self.torrents.get(torrent).map(|(.., searched)| searched.due);
-            if searched.is_ok_and(|due| due.is_some_and(|due| due <= now)) {
-                self.queue(dht, torrent, false);
+            let Ok((.., searched)) = self.torrents.get(torrent) else {
+                continue;
+            };
+            if searched.due.is_some_and(|due| due <= now) {
+                let lacks_peers = searched.lacks_peers;
+                self.queue(dht, torrent, lacks_peers);
             }
+        }
+    }
+
+    /// Sets the time of the next search for a torrent, unless an earlier one is set.
+    fn set_due(&mut self, torrent: Entity, at: Timestamp) {
+        if let Ok((.., mut searched)) = self.torrents.get_mut(torrent)
+            && searched.due.is_none_or(|due| at < due)
+        {
+            searched.due = Some(at);
+            self.due.set(at, SearchDue(torrent));
         }
     }
 
@@ -176,8 +198,8 @@ impl DhtParams<'_, '_> {
             if !lifecycle.connects() || !allowed.has(CandidateSource::DHT) {
                 continue;
             }
-            let announce = self.local.0.first().map(|local| Announce {
-                port: local.port(),
+            let announce = ports(&self.local).map(|ports| Announce {
+                ports,
                 implied_port: false,
                 seed: have.is_some_and(|have| have.is_full()),
             });
@@ -188,6 +210,7 @@ impl DhtParams<'_, '_> {
             if let Some(search) = node.search(data.id().into(), goal, None, now) {
                 searched.search = Some(search);
                 searched.began = Some(now);
+                searched.lacks_peers = false;
                 dht.searches.insert(search, torrent);
             }
         }
@@ -269,8 +292,20 @@ impl DhtParams<'_, '_> {
         let is_first = !is_miss && !std::mem::replace(&mut searched.has_announced, !is_miss);
         let jitter_percent = if is_first { FIRST_JITTER_PERCENT } else { JITTER_PERCENT };
         let earlier = wait * self.random.below(jitter_percent) as u32 / 100;
-        let due = now + wait.saturating_sub(earlier);
-        searched.due = Some(due);
-        self.due.set(due, SearchDue(torrent));
+        let mut due = now + wait.saturating_sub(earlier);
+        if searched.lacks_peers
+            && let Some(began) = searched.began
+        {
+            due = due.min(began + LEAST_WAIT);
+        }
+        searched.due = None;
+        self.set_due(torrent, due);
     }
+}
+
+/// Returns the ports at which we listen in each family. The port of the other family stands for one that is missing.
+fn ports(local: &LocalAddresses) -> Option<[u16; 2]> {
+    let first = local.0.first()?.port();
+    let port = |family| local.0.iter().find(|local| Family::of(local.ip()) == family);
+    Some(Family::ALL.map(|family| port(family).map_or(first, SocketAddr::port)))
 }

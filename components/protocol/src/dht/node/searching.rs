@@ -62,8 +62,8 @@ pub enum Goal {
 /// How we are announced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Announce {
-    /// The port on which we accept connections.
-    pub port: u16,
+    /// The ports on which we accept connections over each family: IPv4, IPv6.
+    pub ports: [u16; 2],
     /// Whether the port as other nodes see it counts instead, as behind a NAT that keeps ports alike.
     pub implied_port: bool,
     /// Whether we are a seed (BEP 33).
@@ -156,7 +156,7 @@ impl Search {
             Goal::Nodes | Goal::Get { .. } => None,
             Goal::Peers { announce, .. } => announce.map(|announce| Method::AnnouncePeer {
                 info_hash: self.target,
-                port: announce.port,
+                port: announce.ports[Family::of(node.address.ip()) as usize],
                 implied_port: announce.implied_port,
                 token: &node.token,
                 seed: announce.seed,

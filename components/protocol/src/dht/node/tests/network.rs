@@ -407,7 +407,7 @@ fn in_parallel<T: Send>(numbers: impl Iterator<Item = u64> + Send, job: impl Fn(
 
 const ANNOUNCE: Goal = Goal::Peers {
     announce: Some(Announce {
-        port: 7000,
+        ports: [7000; 2],
         implied_port: false,
         seed: false,
     }),
