@@ -1,4 +1,6 @@
-//! Hostile peers: scripted peers without an engine, each of which does one kind of harm.
+//! Hostile peers: scripted peers without an engine, each of which does one kind of harm. Hostile nodes of the DHT.
+
+mod nodes;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,6 +17,9 @@ use ecs_torrent_protocol::peer_id::PeerId;
 use ecs_torrent_protocol::pex::{PEX, PexFlags, PexMessage, PexPeer};
 use ecs_torrent_protocol::time::Timestamp;
 use ecs_torrent_protocol::wire::{Frame, FrameLimits, Handshake, Message, PeerCodec, Reserved, Session};
+
+pub(super) use self::nodes::HostileNode;
+pub use self::nodes::NodeHostility;
 
 /// The kind of harm that a peer does. Unless stated otherwise, the peer claims to have all pieces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

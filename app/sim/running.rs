@@ -31,6 +31,9 @@ const FOLDER: &str = "downloads";
 const LOOKS: u32 = 200;
 const LEAST_LOOK: Duration = Duration::from_millis(20);
 
+/// Bytes of a torrent beside the scenario's.
+const COMPANION_BYTES: usize = 200_000;
+
 /// Time simulated after every leecher has finished, to check that idle engines are idle.
 const EPILOGUE: Duration = Duration::from_secs(5);
 
@@ -73,9 +76,12 @@ struct Stage<'s> {
     content: Content,
     /// Torrents of one piece on the first seed.
     idle: Vec<Content>,
+    /// Public torrents beside the scenario's, on all seeds and leechers.
+    companions: Vec<Content>,
     tracker: SimTracker,
     actors: BTreeMap<Who, Actor>,
     hostiles: Vec<HostilePeer>,
+    hostile_nodes: Vec<NodeId>,
     /// Acts still to be performed.
     acts: Vec<(When, Act)>,
     look: Duration,
@@ -110,22 +116,27 @@ impl<'s> Stage<'s> {
             ..scenario.torrent.clone()
         }
         .make();
-        let idle = (0..scenario.idle_torrents).map(|number| {
-            let new = NewContent {
-                name: format!("idle {number}"),
-                seed: number as u64,
-                len: 1000,
-                ..NewContent::default()
+        let others = |count, name, len| {
+            let make = move |number| {
+                let new = NewContent {
+                    name: format!("{name} {number}"),
+                    seed: number as u64,
+                    len,
+                    ..NewContent::default()
+                };
+                new.make()
             };
-            new.make()
-        });
+            (0..count).map(make).collect()
+        };
         let mut stage = Self {
             scenario,
             content,
-            idle: idle.collect(),
+            idle: others(scenario.idle_torrents, "idle", 1000),
+            companions: others(scenario.companions, "beside", COMPANION_BYTES),
             tracker,
             actors: BTreeMap::new(),
             hostiles: Vec::new(),
+            hostile_nodes: Vec::new(),
             acts: scenario.acts.clone(),
             look: (scenario.ideal() / LOOKS).max(LEAST_LOOK),
             timeline: Vec::new(),
@@ -152,6 +163,7 @@ impl<'s> Stage<'s> {
     fn node(&self, who: Who) -> NodeId {
         match who {
             Who::Hostile(number) => self.hostiles[number].id(),
+            Who::HostileNode(number) => self.hostile_nodes[number],
             who => self.actors[&who].node,
         }
     }
@@ -359,9 +371,15 @@ impl<'s> Stage<'s> {
     fn is_done(&self) -> bool {
         let mut leeches = self.actors.iter().filter(|(who, _)| matches!(who, Who::Leech(_)));
         leeches.all(|(_, actor)| match actor.state {
-            State::Up => actor.progress.completed.is_some(),
+            State::Up => actor.progress.completed.is_some() && self.missing_beside(actor.node).is_none(),
             State::Down => true,
             State::Stopping(..) => false,
         })
+    }
+
+    /// Returns a torrent beside the scenario's that a node lacks.
+    fn missing_beside(&self, node: NodeId) -> Option<&Content> {
+        let mut companions = self.companions.iter();
+        companions.find(|content| !self.sim.has(node, FOLDER, content))
     }
 }

@@ -10,7 +10,7 @@ use bevy_app::Plugins;
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_engine::sim::{Access, DiskSpeed, NewContent, NewNode, Path, TrackerMode, TrackerOptions};
 
-use super::hostile::Hostility;
+use super::hostile::{Hostility, NodeHostility};
 
 /// A node of a scenario.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,8 +19,12 @@ pub enum Who {
     Seed(usize),
     /// The nth leecher, which has no pieces at the start.
     Leech(usize),
+    /// The nth bystander: an engine without the scenario's torrent.
+    Bystander(usize),
     /// The nth hostile peer, which is not one of our engines.
     Hostile(usize),
+    /// The nth hostile node of the DHT, which is not one of our engines.
+    HostileNode(usize),
 }
 
 impl fmt::Display for Who {
@@ -28,7 +32,9 @@ impl fmt::Display for Who {
         match self {
             Self::Seed(number) => write!(f, "seed {number}"),
             Self::Leech(number) => write!(f, "leech {number}"),
+            Self::Bystander(number) => write!(f, "bystander {number}"),
             Self::Hostile(number) => write!(f, "hostile {number}"),
+            Self::HostileNode(number) => write!(f, "hostile node {number}"),
         }
     }
 }
@@ -142,7 +148,11 @@ pub struct Scenario {
     pub(super) torrent: NewContent,
     pub(super) seeds: Vec<Group>,
     pub(super) leeches: Vec<Group>,
+    pub(super) bystanders: Vec<Group>,
     pub(super) hostiles: Vec<(Hostility, Link)>,
+    pub(super) hostile_nodes: Vec<NodeHostility>,
+    /// Number of public torrents that the seeds have and the leechers want, in addition to the scenario's.
+    pub(super) companions: usize,
     pub(super) idle_torrents: usize,
     pub(super) acts: Vec<(When, Act)>,
     pub(super) settings: Settings,
@@ -152,6 +162,10 @@ pub struct Scenario {
     pub(super) is_trackerless: bool,
     pub(super) introducer: Option<Who>,
     pub(super) is_local: bool,
+    /// Nodes by which engines enter the DHT; the DHT is on if there are any.
+    pub(super) bootstrap: Vec<Who>,
+    /// Bystanders add a link that contains the torrent's info-hash alone.
+    pub(super) has_outsiders: bool,
     pub(super) has_links: bool,
     pub(super) patience: f64,
     pub(super) allowance: Duration,
@@ -193,7 +207,10 @@ impl Scenario {
             torrent: NewContent::default(),
             seeds: Vec::new(),
             leeches: Vec::new(),
+            bystanders: Vec::new(),
             hostiles: Vec::new(),
+            hostile_nodes: Vec::new(),
+            companions: 0,
             idle_torrents: 0,
             acts: Vec::new(),
             settings: without_dht(),
@@ -206,6 +223,8 @@ impl Scenario {
             is_trackerless: false,
             introducer: None,
             is_local: false,
+            bootstrap: Vec::new(),
+            has_outsiders: false,
             has_links: false,
             patience: 2.0,
             allowance: Duration::from_secs(20),
@@ -270,6 +289,41 @@ impl Scenario {
         self
     }
 
+    /// Adds engines without the torrent, which are nodes of the DHT if it is on.
+    #[must_use]
+    pub fn bystanders(mut self, count: usize, link: Link) -> Self {
+        self.bystanders.push(Group {
+            count,
+            link,
+            is_late: false,
+        });
+        self
+    }
+
+    /// Lets the bystanders add a magnet link that contains the torrent's info-hash and nothing else. They must not learn
+    /// the metadata of a private torrent.
+    #[must_use]
+    pub fn by_outsiders(self) -> Self {
+        Self {
+            has_outsiders: true,
+            ..self
+        }
+    }
+
+    /// Adds hostile nodes of the DHT of the given kind.
+    #[must_use]
+    pub fn hostile_nodes(mut self, count: usize, hostility: NodeHostility) -> Self {
+        self.hostile_nodes.extend(std::iter::repeat_n(hostility, count));
+        self
+    }
+
+    /// Adds different public torrents without trackers, which the seeds have and the leechers add by magnet links. The
+    /// scenario ends when the leechers have them, too.
+    #[must_use]
+    pub fn beside(self, companions: usize) -> Self {
+        Self { companions, ..self }
+    }
+
     /// Adds the given number of different complete torrents of one piece on the first seed.
     #[must_use]
     pub fn idle_torrents(self, count: usize) -> Self {
@@ -329,9 +383,29 @@ impl Scenario {
     /// Gives the torrent no tracker, and puts all nodes into one local network, in which they reach each other by multicast.
     #[must_use]
     pub fn in_a_local_network(self) -> Self {
+        self.without_tracker().in_reach_of_multicast()
+    }
+
+    /// Puts all nodes into one local network, in which they reach each other by multicast.
+    #[must_use]
+    pub fn in_reach_of_multicast(self) -> Self {
+        Self { is_local: true, ..self }
+    }
+
+    /// Gives the torrent no tracker.
+    #[must_use]
+    pub fn without_tracker(self) -> Self {
         Self {
             is_trackerless: true,
-            is_local: true,
+            ..self
+        }
+    }
+
+    /// Turns the DHT on. Every engine enters it by the given nodes, at the addresses with which they start.
+    #[must_use]
+    pub fn with_dht(self, bootstrap: impl IntoIterator<Item = Who>) -> Self {
+        Self {
+            bootstrap: bootstrap.into_iter().collect(),
             ..self
         }
     }
@@ -422,14 +496,29 @@ impl Scenario {
 
     /// Returns the address with which a node starts.
     pub(super) fn first_address_of(&self, who: Who) -> SocketAddr {
-        let seeds: usize = self.seeds.iter().map(|group| group.count).sum();
-        let leeches: usize = self.leeches.iter().map(|group| group.count).sum();
+        let count = |groups: &[Group]| groups.iter().map(|group| group.count).sum::<usize>();
+        let leech = count(&self.seeds);
+        let bystander = leech + count(&self.leeches);
+        let hostile = bystander + count(&self.bystanders);
         let position = match who {
             Who::Seed(number) => number,
-            Who::Leech(number) => seeds + number,
-            Who::Hostile(number) => seeds + leeches + number,
+            Who::Leech(number) => leech + number,
+            Who::Bystander(number) => bystander + number,
+            Who::Hostile(number) => hostile + number,
+            Who::HostileNode(number) => hostile + self.hostiles.len() + number,
         };
         SocketAddr::new(address_of(position), 6881)
+    }
+
+    /// Returns the settings of every engine.
+    pub(super) fn engine_settings(&self) -> Settings {
+        let mut settings = self.settings.clone();
+        if !self.bootstrap.is_empty() {
+            settings.dht.enabled = true;
+            let hosts = self.bootstrap.iter().map(|who| self.first_address_of(*who).to_string());
+            settings.dht.bootstrap = hosts.collect();
+        }
+        settings
     }
 
     /// Returns the least time in which all leechers can finish if a peer forwards a piece only after it has received

@@ -1,5 +1,7 @@
 //! Small swarms, each with its own disturbance; the seed determines the details.
 
+mod finding;
+
 use std::time::Duration;
 
 use ecs_torrent::components::settings::{SeedingAction, Settings};
@@ -43,6 +45,10 @@ pub const ALL: &[(&str, Make)] = &[
     ("neighbors", neighbors),
     ("enough seeded", enough_seeded),
     ("a crowd with long pieces", long_pieces),
+    ("a swarm found by the DHT alone", finding::by_dht),
+    ("a private torrent beside public ones", finding::private_beside_public),
+    ("a swarm whose tracker is gone for good", finding::after_the_tracker),
+    ("a flash crowd with magnet links", finding::link_crowd),
 ];
 
 /// Number of bytes in a MiB.

@@ -15,7 +15,7 @@ use ecs_torrent_systems::TorrentPlugins;
 
 use super::progress::{Progress, ProgressPlugin};
 use super::{Actor, FOLDER, Stage, State};
-use crate::sim::hostile::{HostilePeer, Hostility};
+use crate::sim::hostile::{HostileNode, HostilePeer, Hostility};
 use crate::sim::invariants::{InvariantsPlugin, Truth};
 use crate::sim::scenario::{Link, Who, address_of};
 
@@ -37,6 +37,19 @@ impl Stage<'_> {
                 number += 1;
             }
         }
+        let mut number = 0;
+        for group in &scenario.bystanders {
+            for _ in 0..group.count {
+                self.add(Who::Bystander(number), group.link, group.is_late);
+                number += 1;
+            }
+        }
+        self.spawn_hostile_peers();
+        self.spawn_hostile_nodes();
+    }
+
+    fn spawn_hostile_peers(&mut self) {
+        let scenario = self.scenario;
         let victims: Vec<SocketAddr> = self.actors.values().map(|actor| actor.address).collect();
         for (number, (hostility, link)) in (1..).zip(&scenario.hostiles) {
             let ip = match hostility {
@@ -61,6 +74,23 @@ impl Stage<'_> {
         }
     }
 
+    fn spawn_hostile_nodes(&mut self) {
+        let scenario = self.scenario;
+        for (number, hostility) in scenario.hostile_nodes.iter().enumerate() {
+            let address = SocketAddr::new(address_of(self.next_ip), 6881);
+            self.next_ip += 1;
+            let accomplices = scenario.hostile_nodes.iter().enumerate();
+            let accomplices = accomplices.filter(|(_, other)| *other == hostility);
+            let accomplices = accomplices.map(|(other, _)| scenario.first_address_of(Who::HostileNode(other)));
+            let seed = scenario.seed ^ ((number as u64 + 1) << 40);
+            let mut node = HostileNode::new(*hostility, self.content.info_hash(), accomplices.collect(), seed);
+            let id = self
+                .sim
+                .add_udp_host(address, move |_, from, datagram| node.answer(from, datagram));
+            self.hostile_nodes.push(id);
+        }
+    }
+
     pub(super) fn add(&mut self, who: Who, link: Link, is_late: bool) {
         let ip = address_of(self.next_ip);
         self.next_ip += 1;
@@ -69,7 +99,7 @@ impl Stage<'_> {
             InvariantsPlugin,
             ProgressPlugin(self.content.info_hash()),
         );
-        let new = NewNode::new(ip, self.scenario.settings.clone(), plugins)
+        let new = NewNode::new(ip, self.scenario.engine_settings(), plugins)
             .access(link.access())
             .disk(self.scenario.disk);
         let node = self.sim.add((self.scenario.extend)(new));
@@ -85,7 +115,9 @@ impl Stage<'_> {
         };
         self.actors.insert(who, actor);
         if let Who::Seed(number) = who {
-            self.sim.put(node, FOLDER, &self.content);
+            for content in std::iter::once(&self.content).chain(&self.companions) {
+                self.sim.put(node, FOLDER, content);
+            }
             if number == 0 {
                 for content in &self.idle {
                     self.sim.put(node, FOLDER, content);
@@ -113,6 +145,7 @@ impl Stage<'_> {
             let view = self.sim.disk_view(node);
             let contents: BTreeMap<InfoHash, Content> = std::iter::once(&self.content)
                 .chain(&self.idle)
+                .chain(&self.companions)
                 .map(|content| (content.info_hash(), content.clone()))
                 .collect();
             let known = contents.clone();
@@ -128,12 +161,9 @@ impl Stage<'_> {
                 })
                 .with_trespasses(move || disk.take_trespasses())
         };
-        let introducer = self.scenario.introducer.filter(|introducer| *introducer != who);
-        let introducer = introducer.map(|introducer| self.scenario.first_address_of(introducer));
-        let peers: Vec<SocketAddr> = introducer.into_iter().collect();
-        let mut adds = vec![self.content.clone()];
+        let mut adds = self.torrents_of(who);
         if is_first && who == Who::Seed(0) {
-            adds.extend(self.idle.iter().cloned());
+            adds.extend(self.idle.iter().map(|content| file(content, Vec::new())));
         }
         let world = self.sim.node(node).world_mut();
         world.insert_resource(truth);
@@ -144,12 +174,7 @@ impl Stage<'_> {
                 .0
                 .push_back(ResumeAll { include_stopped, reply });
         }
-        let has_link = self.scenario.has_links && matches!(who, Who::Leech(_));
-        for content in adds {
-            let (source, peers) = match has_link {
-                true => (link(&content, peers.clone()), Vec::new()),
-                false => (content.metainfo().clone().into(), peers.clone()),
-            };
+        for (source, peers) in adds {
             let add = AddTorrent {
                 source,
                 options: AddOptions {
@@ -164,17 +189,43 @@ impl Stage<'_> {
         }
         self.sim.nudge(node);
     }
+
+    /// Returns the torrents that the user of a node adds, each with the peers that the user names.
+    fn torrents_of(&self, who: Who) -> Vec<(TorrentSource, Vec<SocketAddr>)> {
+        let introducer = self.scenario.introducer.filter(|introducer| *introducer != who);
+        let introducer = introducer.map(|introducer| self.scenario.first_address_of(introducer));
+        let peers: Vec<SocketAddr> = introducer.into_iter().collect();
+        let trackers = self.content.metainfo().trackers.clone();
+        let named = match who {
+            Who::Bystander(_) if self.scenario.has_outsiders => vec![link(&self.content, Vec::new(), Vec::new())],
+            Who::Bystander(_) => Vec::new(),
+            Who::Leech(_) if self.scenario.has_links => vec![link(&self.content, trackers, peers)],
+            _ => vec![file(&self.content, peers)],
+        };
+        let companions = self.companions.iter().filter_map(|content| match who {
+            Who::Seed(_) => Some(file(content, Vec::new())),
+            Who::Leech(_) => Some(link(content, Vec::new(), Vec::new())),
+            _ => None,
+        });
+        named.into_iter().chain(companions).collect()
+    }
 }
 
-/// Returns a magnet link of a torrent that contains these peers.
-fn link(content: &Content, peers: Vec<SocketAddr>) -> TorrentSource {
-    TorrentSource::InfoHash(UnfetchedTorrent {
+/// Returns a torrent file, and the peers that its user names.
+fn file(content: &Content, peers: Vec<SocketAddr>) -> (TorrentSource, Vec<SocketAddr>) {
+    (content.metainfo().clone().into(), peers)
+}
+
+/// Returns a magnet link of a torrent that contains these trackers and peers.
+fn link(content: &Content, trackers: Vec<Vec<String>>, peers: Vec<SocketAddr>) -> (TorrentSource, Vec<SocketAddr>) {
+    let link = TorrentSource::InfoHash(UnfetchedTorrent {
         info_hash: content.info_hash(),
         name: None,
-        trackers: content.metainfo().trackers.clone(),
+        trackers,
         peers,
         hints: LinkHints::default(),
-    })
+    });
+    (link, Vec::new())
 }
 
 /// Returns whether a block has the torrent's bytes; mostly both are in the same memory.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::PoisonError;
 use std::time::Duration;
 
+use ecs_torrent_components::torrent::Content as Metadata;
 use ecs_torrent_engine::sim::{Crash, NodeId};
 use ecs_torrent_protocol::time::Timestamp;
 
@@ -99,6 +100,12 @@ impl Stage<'_> {
             let (Who::Leech(_), State::Up) = (who, &actor.state) else {
                 continue;
             };
+            if let Some(content) = self.missing_beside(actor.node)
+                && !self.scenario.may_fail
+            {
+                let what = format!("{who} has not all of {}", content.metainfo().info.name);
+                self.troubles.push(Trouble::Other(what));
+            }
             match actor.progress.completed {
                 Some(at) => {
                     finished.insert(*who, at.since(Timestamp::ZERO + actor.ahead));
@@ -115,6 +122,7 @@ impl Stage<'_> {
             }
         }
         self.check_announces();
+        self.check_outsiders();
         Outcome {
             name: self.scenario.name.clone(),
             seed: self.scenario.seed,
@@ -129,6 +137,22 @@ impl Stage<'_> {
             ticks,
             events: self.sim.event_count(),
             troubles: self.troubles,
+        }
+    }
+
+    /// Checks that bystanders have not learned the metadata of a private torrent.
+    fn check_outsiders(&mut self) {
+        let is_private = self.content.metainfo().info.private;
+        let whos = self
+            .actors
+            .iter()
+            .filter(|(who, actor)| is_private && matches!((who, &actor.state), (Who::Bystander(_), State::Up)));
+        for (who, node) in whos.map(|(who, actor)| (*who, actor.node)).collect::<Vec<_>>() {
+            let world = self.sim.node(node).world_mut();
+            if world.query::<&Metadata>().iter(world).next().is_some() {
+                let what = format!("{who} has the metadata of a private torrent");
+                self.troubles.push(Trouble::Other(what));
+            }
         }
     }
 
