@@ -19,12 +19,14 @@
 //! | `Work` | a tick processes no more messages, per peer and in total, than its settings allow |
 //! | `Private` | no private torrent is advertised to strangers or announced to other trackers, and none has or contacts peers that strangers named (BEP 27) |
 //! | `Seeding` | a torrent that has reached a seeding limit no longer seeds, or serves only what its peers lack together |
+//! | `Dht` | the tables of our node of the DHT are bounded, no host gets a storm of queries, and nothing is stored for a host without a token that it got for the same key |
 //! | `Cadence` | an engine without work is idle |
 
 mod bounds;
 mod cadence;
 mod counters;
 mod lifecycle;
+mod nodes;
 mod pausing;
 mod picker;
 mod privacy;
@@ -62,11 +64,12 @@ impl Plugin for InvariantsPlugin {
             .init_resource::<cadence::Cadence>()
             .init_resource::<pausing::OpenStorages>()
             .init_resource::<strangers::Named>()
+            .init_resource::<nodes::NodeTraffic>()
             .add_message::<CandidatesFound>()
             .add_message::<PeerConnected>()
             .add_systems(
                 Tick,
-                (wire::read_events, work::check)
+                (wire::read_events, work::check, nodes::record)
                     .chain()
                     .after(IntakeSet::Frames)
                     .before(TickSet::Assemble),
@@ -78,6 +81,7 @@ impl Plugin for InvariantsPlugin {
                     wire::listen,
                     privacy::listen,
                     (strangers::record, strangers::listen).chain(),
+                    nodes::listen,
                     pausing::listen,
                     cadence::check,
                 )
@@ -99,6 +103,7 @@ impl Plugin for InvariantsPlugin {
                         requests::check_all,
                         picker::check,
                         privacy::check_candidates,
+                        nodes::check_all,
                         truth::check_owners,
                     )
                         .chain()
@@ -137,6 +142,7 @@ pub enum Invariant {
     Work,
     Private,
     Seeding,
+    Dht,
     Cadence,
 }
 

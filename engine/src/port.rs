@@ -219,6 +219,13 @@ impl<R: Send + Sync + 'static, E: PortEvent> Port<R, E> {
         inbox.is_none_or(|(_, inbox)| !inbox.is_empty())
     }
 
+    /// Returns the events in the inbox of `purpose`, oldest first, for inspection.
+    #[must_use]
+    pub fn incoming(&self, purpose: Purpose) -> &[E] {
+        let inbox = self.inboxes.iter().find(|(other, _)| *other == purpose);
+        inbox.map_or(&[], |(_, inbox)| inbox)
+    }
+
     fn position(&mut self, purpose: Purpose) -> usize {
         let position = self.inboxes.iter().position(|(other, _)| *other == purpose);
         position.unwrap_or_else(|| {

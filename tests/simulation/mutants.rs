@@ -3,6 +3,7 @@
 //! Each mutant is a plugin that breaks one feature.
 
 mod fence;
+mod nodes;
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;

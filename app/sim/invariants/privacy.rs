@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 
 use bevy_ecs::prelude::*;
+use bytes::Bytes;
 use ecs_torrent_components::candidates::{CandidateSource, CandidateSources, Candidates, SourceSet};
 use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::peer::PeerExtensions;
@@ -13,7 +14,7 @@ use ecs_torrent_engine::ports::http::HttpRequest;
 use ecs_torrent_engine::ports::net::{DatagramKind, NetRequest};
 use ecs_torrent_engine::ports::{HttpPort, NetPort};
 use ecs_torrent_protocol::extension::{ExtensionHandshake, HANDSHAKE_ID};
-use ecs_torrent_protocol::metadata::METADATA;
+use ecs_torrent_protocol::metadata::{METADATA, MetadataMessage};
 use ecs_torrent_protocol::pex::PEX;
 
 use super::{Invariant, Violations};
@@ -23,15 +24,20 @@ const NAMING: [&str; 2] = [PEX, "ut_holepunch"];
 
 /// Returns what an extension message to a peer of a private torrent leaks. `extensions` are the ones of the peer.
 pub(super) fn leak(extensions: Option<&PeerExtensions>, id: u8, payload: &[u8]) -> Option<&'static str> {
-    let names = |name: &&str| match id {
-        HANDSHAKE_ID => {
-            let handshake = ExtensionHandshake::read(payload).unwrap_or_default();
-            handshake.extensions.get(*name).is_some_and(|id| *id > 0)
-        }
-        // A request for metadata may be rejected.
-        id => *name != METADATA && extensions.is_some_and(|extensions| extensions.id_of(name) == Some(id)),
-    };
-    NAMING.into_iter().chain([METADATA]).find(names)
+    if id == HANDSHAKE_ID {
+        let handshake = ExtensionHandshake::read(payload).unwrap_or_default();
+        let offers = |name: &&str| handshake.extensions.get(*name).is_some_and(|id| *id > 0);
+        return NAMING.into_iter().chain([METADATA]).find(offers);
+    }
+    let is_of = |name: &&str| extensions.is_some_and(|extensions| extensions.id_of(name) == Some(id));
+    let is_metadata = is_of(&METADATA) && is_metadata(payload);
+    NAMING.into_iter().find(is_of).or(is_metadata.then_some("the metadata"))
+}
+
+/// Whether a message of `ut_metadata` has metadata: a request of a peer may be rejected.
+fn is_metadata(payload: &[u8]) -> bool {
+    let payload = Bytes::copy_from_slice(payload);
+    matches!(MetadataMessage::read(&payload), Ok(Some(MetadataMessage::Data { .. })))
 }
 
 /// Checks that no datagram and no HTTP request names a private torrent, except to its trackers.
@@ -162,6 +168,14 @@ mod tests {
         assert_eq!(leak(Some(&extensions), 8, b"de"), None);
         assert_eq!(leak(None, 0, b"d1:md6:ut_pexi2eee"), Some(PEX));
         assert_eq!(leak(None, 0, b"d1:md11:lt_donthavei1e6:ut_pexi0eee"), None);
+        extensions.handshake.extensions = [(METADATA.to_owned(), 3)].into();
+        let [data, reject] = [
+            &b"d8:msg_typei1e5:piecei0e10:total_sizei1eex"[..],
+            b"d8:msg_typei2e5:piecei0ee",
+        ];
+        assert_eq!(leak(Some(&extensions), 3, data), Some("the metadata"));
+        assert_eq!(leak(None, 0, b"d1:md11:ut_metadatai3eee"), Some(METADATA));
+        assert_eq!(leak(Some(&extensions), 3, reject), None);
         let hash = [0xab; 20];
         assert!(names(&[&b"d1:q"[..], &hash, b"e"].concat(), &hash));
         assert!(names(format!("Infohash: {}", "AB".repeat(20)).as_bytes(), &hash));

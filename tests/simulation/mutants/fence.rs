@@ -170,3 +170,65 @@ fn peers_of_a_link_that_stay_with_a_private_torrent_are_found_out() {
     let text = ["a message goes to 10.0.0.1:6881, known from"];
     assert!(finds_text(&outcome, Invariant::Private, &text), "{outcome}");
 }
+
+/// An engine that forgets which torrents are private, after it has read their metadata.
+#[derive(Clone)]
+struct ForgetsPrivacy;
+
+impl Plugin for ForgetsPrivacy {
+    fn build(&self, app: &mut App) {
+        app.add_systems(
+            Tick,
+            forget_privacy.after(AnnounceSet::Prepare).before(AnnounceSet::Privacy),
+        );
+    }
+}
+
+fn forget_privacy(mut torrents: Query<&mut Torrent>) {
+    for mut torrent in torrents.iter_mut().filter(|torrent| torrent.private) {
+        torrent.private = false;
+    }
+}
+
+/// An engine that offers the metadata of every torrent.
+#[derive(Clone)]
+struct OffersMetadata;
+
+impl Plugin for OffersMetadata {
+    fn build(&self, app: &mut App) {
+        app.add_systems(Tick, offer_metadata.after(TickSet::Announce).before(TickSet::Respond));
+    }
+}
+
+fn offer_metadata(
+    mut connected: MessageReader<PeerConnected>,
+    mut flush: ResMut<FlushQueue>,
+    mut peers: Query<&mut Outbox>,
+) {
+    for PeerConnected { peer, .. } in connected.read() {
+        if let Ok(mut outbox) = peers.get_mut(*peer) {
+            let payload = Bytes::from_static(b"d1:md11:ut_metadatai2eee");
+            flush.send(*peer, &mut outbox, &Message::Extended { id: 0, payload });
+        }
+    }
+}
+
+/// The metadata of a private torrent is offered, or sent to a leecher that knows the torrent's hash and one address.
+#[test]
+fn metadata_of_private_torrents_that_is_served_is_found_out() {
+    let outcome = private("offers metadata").plugins(OffersMetadata).run();
+    let text = ["ut_metadata is sent to"];
+    assert!(finds_text(&outcome, Invariant::Private, &text), "{outcome}");
+    let outcome = private("serves metadata")
+        .introduced_by(Who::Seed(0))
+        .by_magnet_links()
+        .plugins(ForgetsPrivacy)
+        .may_fail()
+        .run();
+    let served = outcome.troubles.iter().filter_map(|trouble| match trouble {
+        Trouble::Violation(Who::Seed(0), violation) => Some(&*violation.what),
+        _ => None,
+    });
+    let served = served.filter(|what| what.contains("the metadata is sent to")).count();
+    assert!(served > 0, "{outcome}");
+}
