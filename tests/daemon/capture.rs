@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// The number of IPv4 in the header of a frame.
+/// The number of IPv4 in the header of a frame, and the one that stands for all protocols.
 const IPV4: u16 = 0x0800;
+const ALL: u16 = 0x0003;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -33,13 +34,22 @@ pub struct Datagram {
     pub data: Vec<u8>,
 }
 
-/// A running capture of all IPv4 packets that arrive.
+/// A running capture of IPv4 packets.
 pub struct Capture(Arc<Mutex<Seen>>);
 
 impl Capture {
-    /// Begins to capture. Fails without the right to open packet sockets.
+    /// Begins to capture the packets that arrive. Fails without the right to open packet sockets.
     pub fn start() -> std::io::Result<Self> {
-        let protocol = Protocol::from(i32::from(IPV4.to_be()));
+        Self::of(IPV4)
+    }
+
+    /// Like [`Capture::start`]; captures the packets that leave as well. Those of the loopback device are captured twice.
+    pub fn start_both_ways() -> std::io::Result<Self> {
+        Self::of(ALL)
+    }
+
+    fn of(protocol: u16) -> std::io::Result<Self> {
+        let protocol = Protocol::from(i32::from(protocol.to_be()));
         let mut socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(protocol))?;
         // Without the right to a larger buffer, the usual one has to do.
         let _ = socket.set_recv_buffer_size(BUFFER_BYTES);
@@ -62,6 +72,24 @@ impl Capture {
         from.cloned().collect()
     }
 
+    /// Returns all datagrams.
+    pub fn datagrams(&self) -> Vec<Datagram> {
+        self.0.lock().unwrap().datagrams.clone()
+    }
+
+    /// Returns each direction of each connection between peers, with the ports of its sender and its receiver.
+    pub fn conversations(&self) -> Vec<((u16, u16), Conversation)> {
+        let seen = self.0.lock().unwrap();
+        let read = |parts: &BTreeMap<u32, Vec<u8>>| {
+            let bytes: Vec<u8> = parts.values().flatten().copied().collect();
+            Conversation::read(&bytes)
+        };
+        let streams = seen.streams.iter();
+        streams
+            .filter_map(|(ends, parts)| Some((*ends, read(parts)?)))
+            .collect()
+    }
+
     /// Returns each direction of the connections with an end at one of the ports.
     pub fn streams_at(&self, ports: &[u16]) -> Vec<Vec<u8>> {
         let seen = self.0.lock().unwrap();
@@ -74,8 +102,11 @@ impl Capture {
 }
 
 impl Seen {
-    /// Takes an IPv4 packet.
+    /// Takes an IPv4 packet, and no other.
     fn take(&mut self, packet: &[u8]) -> Option<()> {
+        if packet.first()? >> 4 != 4 {
+            return None;
+        }
         let (header, total) = (usize::from(packet.first()? & 15) * 4, read_u16(packet, 2)?);
         // A packet of a segmented stream may have a length of 0, and is as long as what was read.
         let total = if total == 0 { packet.len() } else { usize::from(total) };

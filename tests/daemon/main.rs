@@ -27,6 +27,7 @@ mod dual_stack;
 mod ending;
 mod extremes;
 mod faults;
+mod fence;
 mod fields;
 mod flooding;
 mod formats;
