@@ -48,7 +48,7 @@ pub const ALL: &[(&str, Make)] = &[
     ("a swarm found by the DHT alone", finding::by_dht),
     ("a private torrent beside public ones", finding::private_beside_public),
     ("a swarm whose tracker is gone for good", finding::after_the_tracker),
-    ("a flash crowd with magnet links", finding::link_crowd),
+    ("a flash crowd with magnet links", finding::flash_crowd_with_links),
 ];
 
 /// Number of bytes in a MiB.

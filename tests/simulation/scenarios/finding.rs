@@ -99,7 +99,7 @@ pub fn after_the_tracker(dice: &mut Dice) -> Scenario {
 }
 
 /// One peer has the metadata, which has several pieces, and a slow link. All others arrive within two seconds.
-pub fn link_crowd(dice: &mut Dice) -> Scenario {
+pub fn flash_crowd_with_links(dice: &mut Dice) -> Scenario {
     let count = dice.within(4, 12);
     let torrent = NewContent {
         len: 420 << 10,
