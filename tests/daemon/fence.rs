@@ -1,5 +1,5 @@
-//! What leaves by peer exchange, local discovery and the exchange of metadata: nothing for private torrents, and nothing
-//! that is switched off. Packets are captured in a network of the test's own, in which multicast works.
+//! Peer exchange, local discovery and the exchange of metadata send nothing for private torrents, and nothing if they are
+//! switched off. Packets are captured in a network of the test's own, in which multicast works.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -134,7 +134,7 @@ impl Torrent {
     }
 }
 
-/// What peers have said about a torrent.
+/// The conversations of peers about a torrent.
 struct Talk(Vec<((u16, u16), Conversation)>);
 
 impl Talk {

@@ -100,10 +100,10 @@ pub fn after_the_tracker(dice: &mut Dice) -> Scenario {
 
 /// One peer has the metadata, which has several pieces, and a slow link. All others arrive within two seconds.
 pub fn flash_crowd_with_links(dice: &mut Dice) -> Scenario {
-    let count = dice.within(4, 12);
+    let count = dice.within(4, 10);
     let torrent = NewContent {
-        len: 420 << 10,
-        piece_length: dice.one(&[256, 512]),
+        len: dice.within(420 << 10, 560 << 10),
+        piece_length: 512,
         ..NewContent::default()
     };
     let path = Path::new(dice.millis(1, 150)).with_jitter(dice.millis(0, 20));
