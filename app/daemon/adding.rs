@@ -40,6 +40,15 @@ const OPTIONS: [&str; 15] = [
     "ends_first",
 ];
 
+/// The options that are numbers in a body of JSON.
+const NUMBERS: [&str; 5] = [
+    "download_limit",
+    "upload_limit",
+    "seeding_ratio_percent",
+    "seeding_time_s",
+    "seeding_idle_s",
+];
+
 /// The parts of a body that are the torrent itself.
 const TORRENT: &str = "torrent";
 const MAGNET: &str = "magnet";
@@ -210,7 +219,9 @@ fn from_json(bytes: &[u8], query: &mut Query) -> Result<Source, Refusal> {
             ("url", _) => return Err(bad_body("url: nothing is fetched from a URL")),
             (MAGNET, Value::String(text)) => link = Some(dht::source_of_link(text)?),
             (_, Value::String(text)) => query.add(&name, text.clone(), &OPTIONS)?,
-            (_, Value::Number(number)) => query.add(&name, number.to_string(), &OPTIONS)?,
+            (name, Value::Number(number)) if NUMBERS.contains(&name) => {
+                query.add(&name, number.to_string(), &OPTIONS)?
+            }
             (_, Value::Bool(is_so)) => query.add(&name, is_so.to_string(), &OPTIONS)?,
             (_, Value::Array(values)) => {
                 for value in values {
@@ -221,7 +232,7 @@ fn from_json(bytes: &[u8], query: &mut Query) -> Result<Source, Refusal> {
             }
             _ => {
                 return Err(bad_body(format!(
-                    "{name}: neither text, a list of texts, a number, nor true or false"
+                    "{name}: neither text, a list of texts, nor true or false, nor a number where one is expected"
                 )));
             }
         }
