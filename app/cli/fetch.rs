@@ -1,6 +1,6 @@
 //! `fetch`: gets the torrent file of a magnet link from peers, and none of the torrent's data.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -8,7 +8,7 @@ use clap::Args;
 use ecs_torrent::components::commands::{CommandQueue, SupplyMetadata};
 use ecs_torrent::events::{Event, Subscription};
 use ecs_torrent::prelude::*;
-use ecs_torrent::protocol::magnet::Magnet;
+use ecs_torrent::protocol::magnet::{Magnet, MutableLink};
 use ecs_torrent::protocol::metainfo::torrent_file;
 use ecs_torrent::systems::DecideSet;
 use ecs_torrent::{InfoHash, ReadSource, Source};
@@ -19,16 +19,18 @@ use super::output::{self, Screen, printable};
 use super::peers::{self, ListenArgs};
 use super::signals::Signals;
 use super::torrent_file::Destination;
-use super::transfer::{describe, stop};
+use super::transfer::{describe, named_torrent, stop};
 use super::{CliError, ExitCodes, Outcome};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
   ecs-torrent fetch 'magnet:?xt=urn:btih:...' -o linux.torrent
+  ecs-torrent fetch 'magnet:?xs=urn:btpk:...' -o linux.torrent
 
 Prints the info-hash, and the path of the torrent file. Downloads none of the
-torrent's data. Waits until peers have sent all of the metadata.
+torrent's data. Waits until peers have sent all of the metadata. For a link
+with a public key, first searches the DHT for its torrent.
 
 Exit codes:
   0  the torrent file is written
@@ -81,15 +83,8 @@ fn take_metadata(mut supplied: ResMut<CommandQueue<SupplyMetadata>>, command: Re
 }
 
 pub(super) async fn run(args: FetchArgs, screen: Screen) -> Result<Outcome, CliError> {
-    let source = Source::from(args.link.as_path()).read()?;
-    let ReadSource::Magnet(magnet) = &source else {
-        return Err(CliError::Other(format!(
-            "{} is a torrent file, not a magnet link",
-            args.link.display()
-        )));
-    };
+    let link = Link::read(&args.link)?;
     let destination = Destination::find(&args.output, args.overwrite, None)?;
-    let (hash, tiers, web_seeds) = (magnet.hashes.primary(), tiers(magnet), magnet.web_seeds.clone());
     let options = AddOptions {
         peers: peers::resolve("--peer", &args.peers)?,
         ..AddOptions::default()
@@ -109,22 +104,62 @@ pub(super) async fn run(args: FetchArgs, screen: Screen) -> Result<Outcome, CliE
     let torrents = engine.torrents();
     let events = torrents.subscribe();
     let fetch = async {
-        torrents.download_with(source.clone(), options).await?;
         let progress = (!args.quiet).then_some(&screen);
-        wait(&torrents, hash, events, metadata, progress).await
+        let magnet = link.find(&torrents, progress).await?;
+        let hash = magnet.hashes.primary();
+        torrents.download_with(magnet.clone(), options).await?;
+        let info = wait(&torrents, hash, events, metadata, progress).await?;
+        Ok::<_, CliError>((torrent_file(&info, &tiers(&magnet), &magnet.web_seeds), hash))
     };
     let fetched = tokio::select! {
         fetched = fetch => Some(fetched),
         () = signals.next() => None,
     };
     let stopped = stop(&torrents, &mut signals).await;
-    let Some(info) = fetched.transpose()? else {
+    let Some((file, hash)) = fetched.transpose()? else {
         screen.error("interrupted before the metadata was complete");
         return Ok(Outcome::Interrupted);
     };
     stopped?;
-    destination.write(&torrent_file(&info, &tiers, &web_seeds), hash)?;
+    destination.write(&file, hash)?;
     Ok(Outcome::Done)
+}
+
+/// A link to the torrent whose file is fetched.
+enum Link {
+    /// A link with the info-hash.
+    Magnet(Box<Magnet>),
+    /// A link with a public key: the DHT knows the torrent (BEP 46).
+    Named(MutableLink),
+}
+
+impl Link {
+    fn read(path: &Path) -> Result<Self, CliError> {
+        let source = Source::from(path);
+        if let Some(link) = source.link()? {
+            return Ok(Self::Named(link));
+        }
+        match source.read()? {
+            ReadSource::Magnet(magnet) => Ok(Self::Magnet(magnet)),
+            ReadSource::Metainfo(_) => Err(CliError::Other(format!(
+                "{} is a torrent file, not a magnet link",
+                path.display()
+            ))),
+        }
+    }
+
+    /// Returns the link with the info-hash. Reports to the screen, if one is given, that the DHT is searched.
+    async fn find(self, torrents: &Torrents, screen: Option<&Screen>) -> Result<Magnet, CliError> {
+        match self {
+            Self::Magnet(magnet) => Ok(*magnet),
+            Self::Named(link) => {
+                if let Some(screen) = screen {
+                    screen.note(format_args!("searching the DHT for {link}"));
+                }
+                named_torrent(&link, torrents).await
+            }
+        }
+    }
 }
 
 /// Returns the trackers of a link in tiers. Nothing says which of them belong together: each is a tier of its own

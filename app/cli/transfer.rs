@@ -11,7 +11,7 @@ use ecs_torrent::components::selection::FileSelection;
 use ecs_torrent::components::wanted::PieceOrder;
 use ecs_torrent::events::{Event, Subscription};
 use ecs_torrent::folders::check_writable;
-use ecs_torrent::protocol::magnet::Magnet;
+use ecs_torrent::protocol::magnet::{Magnet, MutableLink};
 use ecs_torrent::{AddOptions, Engine, Settings, Source, TorrentId, TorrentPlugins, Torrents};
 
 use self::report::Reporter;
@@ -253,8 +253,13 @@ async fn find_torrent(source: Source, torrents: &Torrents, reporter: &Reporter) 
         return Ok(source);
     };
     reporter.searching(&link);
-    let named = torrents.dht().next_torrent(&link, None, Duration::ZERO).await?;
-    Ok(Magnet::from(named.torrent).into())
+    Ok(named_torrent(&link, torrents).await?.into())
+}
+
+/// Returns the magnet link of the torrent that a link with a public key names now. Waits until a node of the DHT knows it.
+pub(super) async fn named_torrent(link: &MutableLink, torrents: &Torrents) -> Result<Magnet, CliError> {
+    let named = torrents.dht().next_torrent(link, None, Duration::ZERO).await?;
+    Ok(Magnet::from(named.torrent))
 }
 
 /// Stops all torrents in order: peers and trackers are notified, and sessions are saved. A signal ends the wait.

@@ -118,6 +118,35 @@ fn a_torrent_is_published_under_a_key_and_followed() {
     assert!(fail(theirs, &["dht", "resolve", &nobody]).contains("no node knows"));
 }
 
+/// The torrent file of a link with a public key is fetched from peers of the torrent that the DHT knows under the key.
+#[test]
+fn the_torrent_file_of_a_link_with_a_key_is_fetched() {
+    let (temporary, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (folder, theirs) = (temporary.path(), other.path());
+    let (hash, bytes) = torrent(theirs, "one.bin", 1, &[]);
+    let seed = Daemon::start_with(theirs, &["--download-dir", "."]);
+    assert_eq!(seed.post("/api/v1/torrents", &bytes).status, 201);
+    let publisher = Daemon::start_with(folder, &["--dht-node", &seed.peers]);
+    wait_until("a node", || {
+        publisher.get("/api/v1/dht").json()["ipv4"]["good_nodes"] == 1
+    });
+    let link = succeed(folder, &["dht", "publish", &hash, "--secret", "key"]);
+    let third = tempfile::tempdir().unwrap();
+    let fetch = ["fetch", link.trim(), "-o", "one.torrent", "--listen", "127.0.0.1:0"];
+    let known = ["--dht-node", &seed.peers, "--peer", &seed.peers];
+    let printed = succeed(third.path(), &[&fetch[..], &known].concat());
+    assert_eq!(printed, format!("{hash} one.torrent\n"));
+    let fetched = ecs_torrent::Source::from(third.path().join("one.torrent"))
+        .load()
+        .unwrap();
+    assert_eq!(fetched.hashes.primary().to_string(), hash);
+    let refused = fail(
+        third.path(),
+        &[&fetch[..], &["--overwrite", "--no-dht", "--quiet"]].concat(),
+    );
+    assert!(refused.contains("the DHT is off"), "{refused}");
+}
+
 /// Returns the first line that a running command prints.
 fn first_line(folder: &Path, arguments: &[&str]) -> String {
     let mut process = command(folder, arguments);
