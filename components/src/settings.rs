@@ -543,6 +543,14 @@ pub struct DhtSettings {
     /// Maximum rate of answers to other nodes, in bytes per second; three seconds' worth may be sent at once. Default
     /// 96 KiB.
     pub answer_bytes_per_s: u32,
+    /// How many times larger than its query the answer to a host may be that has not proved that it receives datagrams at
+    /// its address: an attacker who forges addresses makes the node send no more than this to a victim. Default 4; a list of
+    /// eight nodes is three times as large as the query for it.
+    pub max_amplification: usize,
+    /// Maximum rate of answers to such hosts that are larger, because they contain an item or the filters of a scrape, in
+    /// bytes per second for all such hosts together; three seconds' worth may be sent at once. Default 9 KiB; at 0, such
+    /// hosts get no item and no filter that is larger.
+    pub large_answer_bytes_per_s: u32,
     /// Maximum number of queries of one host that are answered per second; ten times as many at once. Default 5.
     pub host_queries_per_s: u32,
     /// Maximum number of torrents whose peers are stored for other nodes. Default 2000.
@@ -574,6 +582,8 @@ impl Default for DhtSettings {
             announce_interval_s: 20 * 60,
             query_bytes_per_s: 48 << 10,
             answer_bytes_per_s: 96 << 10,
+            max_amplification: 4,
+            large_answer_bytes_per_s: 9 << 10,
             host_queries_per_s: 5,
             max_stored_torrents: 2000,
             max_stored_peers: 10_000,

@@ -284,6 +284,8 @@ fn node_settings(settings: &DhtSettings, [v4, v6]: [bool; 2]) -> NodeSettings {
         host_queries_per_s: settings.host_queries_per_s,
         host_burst: settings.host_queries_per_s.saturating_mul(10),
         answer_bytes_per_s: settings.answer_bytes_per_s,
+        max_amplification: settings.max_amplification,
+        large_answer_bytes_per_s: settings.large_answer_bytes_per_s,
         query_bytes_per_s: settings.query_bytes_per_s,
         is_read_only: settings.read_only,
         ..NodeSettings::default()

@@ -7,19 +7,18 @@ use std::time::Duration;
 use crate::prefix::site;
 use crate::time::Timestamp;
 
-/// How many times larger an answer to an unverified address may be than its question. A list of eight nodes is 3.2 times
-/// as large as the query for it. An attacker who forges the address of a victim gains no more than this.
+/// Default of how many times larger an answer to an unverified address may be than its question. A list of eight nodes is
+/// 3.2 times as large as the query for it. An attacker who forges the address of a victim gains no more than this.
 pub const MAX_AMPLIFICATION: usize = 4;
 
-/// Returns the maximum size of the answer to a question of `question` bytes. The address is verified if it has proved to
-/// receive datagrams.
+/// Returns the maximum size of the answer to a question of `question` bytes. `amplification` is the limit for an address
+/// that has not proved to receive datagrams; `None` for one that has.
 #[must_use]
-pub fn max_answer(question: usize, is_verified: bool) -> usize {
+pub fn max_answer(question: usize, amplification: Option<usize>) -> usize {
     let limit = super::krpc::MAX_SENT;
-    if is_verified {
-        limit
-    } else {
-        limit.min(question * MAX_AMPLIFICATION)
+    match amplification {
+        Some(times) => limit.min(question.saturating_mul(times)),
+        None => limit,
     }
 }
 
@@ -209,8 +208,8 @@ mod tests {
 
     #[test]
     fn answers_to_unverified_addresses_are_bounded_by_the_question() {
-        assert_eq!(max_answer(95, false), 380);
-        assert_eq!(max_answer(95, true), 1024);
-        assert_eq!(max_answer(4096, false), 1024);
+        assert_eq!(max_answer(95, Some(4)), 380);
+        assert_eq!(max_answer(95, None), 1024);
+        assert_eq!(max_answer(4096, Some(4)), 1024);
     }
 }

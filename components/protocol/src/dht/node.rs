@@ -30,7 +30,7 @@ pub use self::searching::{Announce, Found, Goal};
 use super::id::NodeId;
 use super::items::ItemStore;
 use super::krpc::{Body, Message, Method, Packet, Query, Want};
-use super::limits::{AddressLimit, Budget};
+use super::limits::{AddressLimit, Budget, MAX_AMPLIFICATION};
 use super::lookup::Parallelism;
 use super::peers::{PeerLimits, PeerStore};
 use super::table::{Table, TableStats};
@@ -64,6 +64,11 @@ pub struct NodeSettings {
     pub max_hosts: usize,
     /// Bytes per second of all answers.
     pub answer_bytes_per_s: u32,
+    /// How many times larger than its question an answer may be, if the address of the question has not proved to receive
+    /// datagrams.
+    pub max_amplification: usize,
+    /// Bytes per second of such answers that are larger: items and filters.
+    pub large_answer_bytes_per_s: u32,
     /// Bytes per second of our own queries.
     pub query_bytes_per_s: u32,
     /// Whether the node answers no queries (BEP 43).
@@ -91,6 +96,8 @@ impl Default for NodeSettings {
             host_burst: 50,
             max_hosts: 4096,
             answer_bytes_per_s: 100_000,
+            max_amplification: MAX_AMPLIFICATION,
+            large_answer_bytes_per_s: 9 << 10,
             query_bytes_per_s: 50_000,
             is_read_only: false,
             enforces_ids: true,
@@ -252,8 +259,8 @@ impl Node {
             host_limit: AddressLimit::new(settings.host_queries_per_s, settings.host_burst, settings.max_hosts),
             answers: Budget::new(settings.answer_bytes_per_s, burst(settings.answer_bytes_per_s), now),
             large_answers: Budget::new(
-                settings.answer_bytes_per_s / answering::LARGE_SHARE,
-                burst(settings.answer_bytes_per_s / answering::LARGE_SHARE),
+                settings.large_answer_bytes_per_s,
+                burst(settings.large_answer_bytes_per_s),
                 now,
             ),
             queries: Budget::new(settings.query_bytes_per_s, burst(settings.query_bytes_per_s), now),

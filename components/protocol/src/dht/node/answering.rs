@@ -17,8 +17,8 @@ use crate::dht::table::K;
 use crate::prefix::site;
 use crate::time::Timestamp;
 
-/// The part of all answers' bytes that goes to unverified addresses with questions that are much smaller.
-pub(super) const LARGE_SHARE: u32 = 10;
+/// Maximum size of a ping. It counts as a part of the answer to a host that has not proved its address.
+const PING_BYTES: usize = 67;
 
 /// Number of hosts that are remembered as verified.
 const MAX_VERIFIED: usize = 512;
@@ -60,6 +60,8 @@ struct Parts {
     seq: Option<i64>,
     filters: Option<[[u8; BLOOM_BYTES]; 2]>,
     samples: Option<(u32, u32, Vec<u8>)>,
+    /// Whether the answer takes from the budget for large answers to unverified addresses.
+    is_large: bool,
 }
 
 impl Node {
@@ -91,8 +93,9 @@ impl Node {
             Ok(method) => self.answer(query, &method, question, from, now),
             Err(refusal) => Err(refusal),
         };
-        self.send_answer(message.transaction, answer, question, from, now);
-        if is_useful {
+        let sent = self.send_answer(message.transaction, answer, question, from, now);
+        let is_small = || sent + PING_BYTES <= self.max_answer(question, from, now);
+        if is_useful && (self.is_verified(from, now) || is_small()) {
             self.ping_unknown(query.id, from, now);
         }
     }
@@ -104,6 +107,7 @@ impl Node {
         }
     }
 
+    /// Sends an answer, unless it is larger than the question allows. Returns the number of bytes sent.
     fn send_answer(
         &mut self,
         transaction: &[u8],
@@ -111,7 +115,7 @@ impl Node {
         question: usize,
         from: SocketAddr,
         now: Timestamp,
-    ) {
+    ) -> usize {
         let id = self.id(Family::of(from.ip()));
         let body = match &answer {
             Ok(parts) => Body::Reply(parts.reply(id)),
@@ -127,12 +131,24 @@ impl Node {
             body,
         };
         let datagram = message.write();
-        if datagram.len() > max_answer(question, true) {
-            // Only with a transaction id near its maximum.
-            return;
+        let max = match &answer {
+            Ok(parts) if parts.is_large => max_answer(question, None),
+            _ => self.max_answer(question, from, now),
+        };
+        let len = datagram.len();
+        if len > max {
+            // Only with a transaction id near its maximum, or for a question that is no more than its method.
+            return 0;
         }
-        self.answers.take_any(datagram.len(), now);
+        self.answers.take_any(len, now);
         self.send(from, datagram);
+        len
+    }
+
+    /// Returns the maximum size of the answer to a question of `question` bytes.
+    fn max_answer(&self, question: usize, from: SocketAddr, now: Timestamp) -> usize {
+        let is_verified = self.is_verified(from, now);
+        max_answer(question, (!is_verified).then_some(self.settings.max_amplification))
     }
 
     fn answer(
@@ -144,8 +160,7 @@ impl Node {
         now: Timestamp,
     ) -> Result<Parts, Refusal> {
         let mut parts = Parts::default();
-        let is_verified = self.is_verified(from, now);
-        let space = max_answer(question, is_verified).saturating_sub(overhead(from));
+        let space = self.max_answer(question, from, now).saturating_sub(overhead(from));
         let want = query.want.unwrap_or(Want::only(Family::of(from.ip())));
         match *method {
             Method::Ping => {}
@@ -230,7 +245,7 @@ impl Node {
         }
         if scrape && let Some((seeds, peers)) = self.part(family).peers.filters(info_hash) {
             let needed = 2 * (BLOOM_BYTES + 12);
-            if self.take_large_answer(needed, &mut space, from, now) {
+            if self.take_large_answer(needed, &mut space, parts, from, now) {
                 parts.filters = Some([*seeds.as_bytes(), *peers.as_bytes()]);
                 space -= needed;
             }
@@ -265,7 +280,7 @@ impl Node {
             // BEP 44: a value that is not newer than asked for is left out.
             if is_known {
                 parts.seq = Some(item.seq());
-            } else if self.take_large_answer(needed, &mut space, from, now) {
+            } else if self.take_large_answer(needed, &mut space, parts, from, now) {
                 parts.item = Some(item);
                 space = space.saturating_sub(needed);
             }
@@ -275,12 +290,20 @@ impl Node {
 
     /// Makes room for `needed` bytes in an answer, and returns whether there is any. An unverified host gets it while a
     /// small budget for all such hosts lasts: forged questions would otherwise be multiplied tenfold.
-    fn take_large_answer(&mut self, needed: usize, space: &mut usize, from: SocketAddr, now: Timestamp) -> bool {
+    fn take_large_answer(
+        &mut self,
+        needed: usize,
+        space: &mut usize,
+        parts: &mut Parts,
+        from: SocketAddr,
+        now: Timestamp,
+    ) -> bool {
         if *space >= needed {
             return true;
         }
         if !self.is_verified(from, now) && self.large_answers.take(needed, now) {
-            *space = (*space + needed).min(max_answer(usize::MAX >> 8, true) - overhead(from));
+            parts.is_large = true;
+            *space = (*space + needed).min(max_answer(0, None) - overhead(from));
         }
         *space >= needed
     }

@@ -1,5 +1,6 @@
 //! A node's answers. `network` tests whole networks.
 
+mod amplification;
 mod network;
 
 use std::time::Duration;
