@@ -1,9 +1,12 @@
 //! Engine events, published to subscribers as they occur.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
+use ecs_torrent_components::dht::{DhtAddressKnown, DhtAnnounced, DhtReady};
+use ecs_torrent_components::links::LinkUpdated;
 use ecs_torrent_components::messages::{
     MetadataKnown, SeedingLimitReached, TorrentAdded, TorrentBlocked, TorrentCompleted, TorrentFailed, TorrentPaused,
     TorrentRestarting, TorrentStarted, TorrentStopped, TrackerFailed,
@@ -13,6 +16,8 @@ use ecs_torrent_components::settings::SeedingAction;
 use ecs_torrent_components::torrent::{Lifecycle, Torrent};
 use ecs_torrent_components::tracker::Tracker;
 use ecs_torrent_engine::schedule::{Tick, TickSet};
+use ecs_torrent_protocol::compact::Family;
+use ecs_torrent_protocol::magnet::MutableLink;
 use ecs_torrent_protocol::tracker::redacted;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
@@ -66,6 +71,33 @@ pub enum Event {
         tracker: String,
         /// The reason.
         reason: Arc<str>,
+    },
+    /// The DHT node knows enough other nodes to search in the network of this address family: for the first time, or again
+    /// after it had lost them.
+    DhtReady(Family),
+    /// Other nodes of the DHT agree on our external address (BEP 42), for the first time or on another one than before.
+    DhtAddress(IpAddr),
+    /// A search of the DHT for peers of a torrent has ended, and has announced us there: the first search, or one with
+    /// another outcome than the last reported one. The outcome is whether there are peers, and whether nodes store our
+    /// address. Beyond five a second, after a burst of 512, an outcome is reported after a later search.
+    DhtAnnounced {
+        /// The torrent.
+        torrent: TorrentId,
+        /// Number of peers that the nodes named.
+        peers: usize,
+        /// Number of nodes that store our address.
+        nodes: usize,
+    },
+    /// A followed link names another torrent (BEP 46), which was added.
+    LinkUpdated {
+        /// The link.
+        link: MutableLink,
+        /// The torrent that the link names now.
+        torrent: TorrentId,
+        /// The torrent that it named before; `None` for a new link.
+        previous: Option<TorrentId>,
+        /// The sequence number of the link's item.
+        seq: i64,
     },
 }
 
@@ -211,8 +243,43 @@ struct Outlet(broadcast::Sender<Event>);
 
 impl Plugin for EventsPlugin {
     fn build(&self, app: &mut App) {
+        // The features that write these messages are optional.
+        app.add_message::<DhtReady>()
+            .add_message::<DhtAddressKnown>()
+            .add_message::<DhtAnnounced>()
+            .add_message::<LinkUpdated>();
         app.insert_resource(Outlet(self.0.clone()))
-            .add_systems(Tick, publish_events.after(TickSet::Reap));
+            .add_systems(Tick, (publish_events, publish_dht_events).chain().after(TickSet::Reap));
+    }
+}
+
+/// Publishes the news of the DHT.
+fn publish_dht_events(
+    outlet: Res<Outlet>,
+    torrents: Query<&Torrent>,
+    mut ready: MessageReader<DhtReady>,
+    mut address: MessageReader<DhtAddressKnown>,
+    mut announced: MessageReader<DhtAnnounced>,
+    mut updated: MessageReader<LinkUpdated>,
+) {
+    let ready = ready.read().map(|message| Event::DhtReady(message.family));
+    let address = address.read().map(|message| Event::DhtAddress(message.address));
+    let announced = announced.read().filter_map(|message| {
+        Some(Event::DhtAnnounced {
+            torrent: TorrentId(torrents.get(message.torrent).ok()?.id()),
+            peers: message.peers,
+            nodes: message.nodes,
+        })
+    });
+    let updated = updated.read().map(|message| Event::LinkUpdated {
+        link: message.link.clone(),
+        torrent: TorrentId(message.torrent),
+        previous: message.previous.map(TorrentId),
+        seq: message.seq,
+    });
+    for event in ready.chain(address).chain(announced).chain(updated) {
+        // There may be no subscriber.
+        let _ = outlet.0.send(event);
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ecs_torrent_components::changes::Revision;
+use ecs_torrent_protocol::compact::Family;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -169,6 +170,24 @@ fn describe(event: &Event) -> (&'static str, Value) {
             let mut data = why(torrent, reason);
             data["tracker"] = tracker.as_str().into();
             ("tracker_failed", data)
+        }
+        Event::DhtReady(Family::V4) => ("dht_ready", json!({"network": "ipv4"})),
+        Event::DhtReady(Family::V6) => ("dht_ready", json!({"network": "ipv6"})),
+        Event::DhtAddress(address) => ("dht_address", json!({"address": address})),
+        Event::DhtAnnounced { torrent, peers, nodes } => {
+            let data = json!({"info_hash": torrent.to_string(), "peers": peers, "nodes": nodes});
+            ("dht_announced", data)
+        }
+        Event::LinkUpdated {
+            link,
+            torrent,
+            previous,
+            seq,
+        } => {
+            let previous = previous.map(|previous| previous.to_string());
+            let (hash, link) = (torrent.to_string(), link.to_string());
+            let data = json!({"info_hash": hash, "link": link, "previous": previous, "seq": seq});
+            ("link_updated", data)
         }
     }
 }

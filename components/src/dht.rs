@@ -1,8 +1,10 @@
-//! Commands to the DHT, and their results.
+//! Commands to the DHT, their results, and its news.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use bevy_ecs::prelude::*;
+use ecs_torrent_protocol::compact::Family;
 use ecs_torrent_protocol::dht::id::NodeId;
 use ecs_torrent_protocol::dht::items::Item;
 use ecs_torrent_protocol::dht::node::Counters;
@@ -171,4 +173,31 @@ pub struct DhtNetwork {
 
 fn as_text<S: serde::Serializer>(id: &NodeId, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(id)
+}
+
+/// The node knows enough others to search in the network of an address family: for the first time, or again after it had
+/// lost them.
+#[derive(Message, Debug, Clone)]
+pub struct DhtReady {
+    /// The address family.
+    pub family: Family,
+}
+
+/// Other nodes agree on our address (BEP 42), for the first time or on another one than before.
+#[derive(Message, Debug, Clone)]
+pub struct DhtAddressKnown {
+    /// The address.
+    pub address: IpAddr,
+}
+
+/// A search for a torrent has ended, which also announces us: the first one, or one with another outcome than the last one
+/// in such a message. The outcome is whether there are peers, and whether nodes store our address.
+#[derive(Message, Debug, Clone)]
+pub struct DhtAnnounced {
+    /// The torrent.
+    pub torrent: Entity,
+    /// Number of peers found, the known ones included.
+    pub peers: usize,
+    /// Number of nodes that store our address.
+    pub nodes: usize,
 }

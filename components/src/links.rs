@@ -1,5 +1,6 @@
 //! Commands about links to torrents that their publishers replace (BEP 46), and their results.
 
+use bevy_ecs::prelude::*;
 use ecs_torrent_protocol::dht::id::NodeId;
 use ecs_torrent_protocol::dht::items::Item;
 use ecs_torrent_protocol::hash::InfoHash;
@@ -108,4 +109,17 @@ pub enum FollowError {
     /// The links cannot be saved.
     #[error("the followed links cannot be saved: {0}")]
     Unsaved(String),
+}
+
+/// A followed link names another torrent than before, which was added.
+#[derive(Message, Debug, Clone)]
+pub struct LinkUpdated {
+    /// The link.
+    pub link: MutableLink,
+    /// The torrent that the link names now.
+    pub torrent: InfoHash,
+    /// The torrent that it named before; `None` for a new link.
+    pub previous: Option<InfoHash>,
+    /// The sequence number of the link's item.
+    pub seq: i64,
 }

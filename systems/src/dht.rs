@@ -6,6 +6,7 @@
 mod commands;
 mod entering;
 mod further;
+mod news;
 #[cfg(test)]
 mod tests;
 mod torrents;
@@ -20,7 +21,9 @@ use ecs_torrent_components::candidates::{AllowedSources, CandidateSource, Candid
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::CommandQueue;
 use ecs_torrent_components::deadlines::Deadlines;
-use ecs_torrent_components::dht::{FindDhtPeers, GetDhtItem, GetDhtStats, PutDhtItem};
+use ecs_torrent_components::dht::{
+    DhtAddressKnown, DhtAnnounced, DhtReady, FindDhtPeers, GetDhtItem, GetDhtStats, PutDhtItem,
+};
 use ecs_torrent_components::messages::{LifecycleChanged, MetadataKnown, PeerConnected, PeersWanted, PortReceived};
 use ecs_torrent_components::peer::{FlushQueue, Outbox, Peer, Wire};
 use ecs_torrent_components::random::Random;
@@ -42,6 +45,7 @@ use ecs_torrent_protocol::time::Timestamp;
 use self::commands::{Answer, DhtCommands, WaitingCommands};
 use self::entering::{Entry, NAMES, STATE};
 use self::further::FurtherNode;
+use self::news::{DhtNews, NewsLimits};
 pub use self::torrents::DhtTorrent;
 use self::torrents::{SearchDue, WaitingTorrents};
 use crate::DecideSet;
@@ -67,6 +71,9 @@ impl Plugin for DhtPlugin {
             .init_resource::<CommandQueue<FindDhtPeers>>()
             .init_resource::<CommandQueue<GetDhtItem>>()
             .init_resource::<CommandQueue<PutDhtItem>>()
+            .add_message::<DhtReady>()
+            .add_message::<DhtAddressKnown>()
+            .add_message::<DhtAnnounced>()
             .add_systems(Tick, run_dht.run_if(has_work).in_set(DecideSet::Dht));
     }
 }
@@ -84,6 +91,8 @@ pub struct Dht {
     answers: BTreeMap<SearchId, (NodeId, Answer)>,
     waiting: WaitingTorrents,
     entry: Entry,
+    /// The limits on news; `None` before the first.
+    news: Option<NewsLimits>,
     /// The time of the next call of the node, or of the next attempt to enter the network.
     deadline: Option<Timestamp>,
 }
@@ -127,6 +136,7 @@ struct DhtParams<'w, 's> {
     due: ResMut<'w, Deadlines<SearchDue>>,
     flush: ResMut<'w, FlushQueue>,
     found: MessageWriter<'w, CandidatesFound>,
+    news: DhtNews<'w>,
     external: ResMut<'w, ExternalAddresses>,
     index: Res<'w, TorrentIndex>,
     torrents: Query<'w, 's, SearchedTorrent>,

@@ -24,7 +24,7 @@ use ecs_torrent_components::commands::{
 use ecs_torrent_components::dht::{DhtError, GetDhtItem, PutDhtItem};
 use ecs_torrent_components::hints::LinkHints;
 use ecs_torrent_components::lifecycle::Desired;
-use ecs_torrent_components::links::{FollowError, FollowLink, KeepItem, ListLinks, UnfollowLink};
+use ecs_torrent_components::links::{FollowError, FollowLink, KeepItem, LinkUpdated, ListLinks, UnfollowLink};
 use ecs_torrent_components::messages::LifecycleChanged;
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::settings::{Settings, seconds};
@@ -78,6 +78,7 @@ impl Plugin for FollowingPlugin {
             .init_resource::<CommandQueue<KeepItem>>()
             .init_resource::<CommandQueue<UnfollowLink>>()
             .init_resource::<CommandQueue<ListLinks>>()
+            .add_message::<LinkUpdated>()
             .add_systems(Tick, follow_links.run_if(has_work).in_set(DecideSet::Following));
     }
 }
@@ -243,6 +244,7 @@ struct FollowParams<'w, 's> {
     puts: ResMut<'w, CommandQueue<PutDhtItem>>,
     adds: ResMut<'w, CommandQueue<AddTorrent>>,
     pauses: ResMut<'w, CommandQueue<PauseOrStart>>,
+    updated: MessageWriter<'w, LinkUpdated>,
     index: Res<'w, TorrentIndex>,
     torrents: Query<'w, 's, (&'static Torrent, &'static Desired, &'static Lifecycle)>,
 }
@@ -589,7 +591,16 @@ impl FollowParams<'_, '_> {
         let (seq, callers) = (item.seq(), std::mem::take(&mut link.callers));
         link.item = Some(item);
         let Some(download) = &mut link.download else { return };
-        let old = download.torrent.replace(torrent).filter(|old| *old != torrent);
+        let before = download.torrent.replace(torrent);
+        if before != Some(torrent) {
+            self.updated.write(LinkUpdated {
+                link: link.link.clone(),
+                torrent,
+                previous: before,
+                seq,
+            });
+        }
+        let old = before.filter(|old| *old != torrent);
         download.previous = download.previous.filter(|previous| *previous != torrent);
         let mut outdated = None;
         if let Some(old) = old {

@@ -22,7 +22,11 @@ fn items_and_peers_are_found_at_another_daemon() {
     assert_eq!(seed.post("/api/v1/torrents", &bytes).status, 201);
     fs::write(folder.join("one.torrent"), &bytes).unwrap();
     let daemon = Daemon::start(folder);
+    let mut events = daemon.events();
     succeed(folder, &["add", "one.torrent", "--peer", &seed.peers]);
+    assert_eq!(events.wait_for("dht_ready")["network"], "ipv4");
+    // The first search may have begun before the node was known.
+    while events.wait_for("dht_announced") != json!({"info_hash": hash, "peers": 0, "nodes": 1}) {}
     for daemon in [&daemon, &seed] {
         wait_until("a node", || daemon.get("/api/v1/dht").json()["ipv4"]["good_nodes"] == 1);
     }
@@ -176,7 +180,11 @@ fn a_link_is_added_and_followed_across_restarts() {
         succeed(theirs, &arguments).trim().to_owned()
     };
     let link = publish(&torrents[0]);
+    let mut events = daemon.events();
     assert_eq!(succeed(folder, &["add", &link]), format!("{} {link}\n", torrents[0]));
+    let updated = events.wait_for("link_updated");
+    let expected = json!({"info_hash": torrents[0], "link": link, "previous": null, "seq": 1});
+    assert_eq!(updated, expected);
     assert!(succeed(folder, &["add", &link]).contains("was already added"));
     let links = daemon.get("/api/v1/dht/links").json();
     let expected = json!([{
@@ -188,12 +196,18 @@ fn a_link_is_added_and_followed_across_restarts() {
 
     drop(daemon);
     let daemon = Daemon::start_with(folder, &known);
+    let mut events = daemon.events();
     let state = |torrent: &str| {
         let path = format!("/api/v1/torrents/{torrent}?fields=state");
         daemon.get(&path).json()["state"].clone()
     };
     wait_until("the newer torrent", || state(&torrents[1]) == "fetching_metadata");
     wait_until("the end of the older one", || state(&torrents[0]) == "paused");
+    let updated = events.wait_for("link_updated");
+    assert_eq!(
+        (&updated["info_hash"], &updated["previous"], &updated["seq"]),
+        (&json!(torrents[1]), &json!(torrents[0]), &json!(2))
+    );
     let shown = succeed(folder, &["dht", "links"]);
     assert_eq!(shown, format!("{link}\n    followed: {}\n", torrents[1]));
 

@@ -33,6 +33,10 @@ struct Network {
     has_peers: bool,
     /// Bytes sent in each second.
     bytes: BTreeMap<u64, usize>,
+    /// The number of times that the node was ready.
+    ready: usize,
+    /// Torrents whose searches were published, with the numbers of peers and nodes.
+    published: Vec<(Entity, usize, usize)>,
 }
 
 fn address(node: u8) -> SocketAddr {
@@ -76,6 +80,8 @@ impl Network {
             announced: Vec::new(),
             has_peers: false,
             bytes: BTreeMap::new(),
+            ready: 0,
+            published: Vec::new(),
         }
     }
 
@@ -118,6 +124,11 @@ impl Network {
             world.resource_mut::<Messages<LifecycleChanged>>().clear();
             world.resource_mut::<Messages<PeersWanted>>().clear();
             world.resource_mut::<Messages<CandidatesFound>>().clear();
+            self.ready += world.resource_mut::<Messages<DhtReady>>().drain().count();
+            let mut published = world.resource_mut::<Messages<DhtAnnounced>>();
+            let published = published.drain();
+            self.published
+                .extend(published.map(|news| (news.torrent, news.peers, news.nodes)));
             for request in world.resource::<NetPort>().outgoing() {
                 if let NetRequest::Datagram { to, data, .. } = request {
                     self.sent.push((*to, data.clone()));
@@ -263,4 +274,32 @@ fn a_torrent_whose_peers_are_invented_is_searched_for_again() {
         assert_eq!(announced, 1, "{:?}", network.announced);
         assert_eq!(network.announced(again + 10, 240).len(), 0);
     }
+}
+
+#[test]
+fn the_outcome_of_searches_is_published_when_it_changes() {
+    let mut network = Network::new(48 << 10);
+    network.has_peers = true;
+    let torrent = network.add(0..1, &Lifecycle::Downloading)[0];
+    network.run_for(minutes(65));
+    let nodes = usize::from(NODES);
+    assert!(network.announced(0, 65 * 60).len() >= 3, "announced again and again");
+    assert_eq!((network.ready, &network.published[..]), (1, &[(torrent, 1, nodes)][..]));
+    network.has_peers = false;
+    network.run_for(minutes(25));
+    assert_eq!(network.published[1..], [(torrent, 0, nodes)]);
+}
+
+/// A log of events holds 4096. Torrents that are not published at first are published after a later search.
+#[test]
+fn news_about_many_torrents_are_bounded() {
+    let mut network = Network::new(1 << 20);
+    network.add(0..2000, &Lifecycle::Seeding);
+    network.run_for(minutes(1));
+    assert_eq!(network.announced(0, 60).len(), 2000);
+    let count = network.published.len();
+    assert!((512..512 + 5 * 61).contains(&count), "{count}");
+    network.run_for(minutes(60));
+    let torrents: BTreeSet<Entity> = network.published.iter().map(|(torrent, ..)| *torrent).collect();
+    assert_eq!((torrents.len(), network.published.len()), (2000, 2000), "each once");
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::candidates::{CandidateSource, CandidatesFound};
-use ecs_torrent_components::dht::DhtError;
+use ecs_torrent_components::dht::{DhtAddressKnown, DhtError, DhtReady};
 use ecs_torrent_components::settings::seconds;
 use ecs_torrent_engine::ports::net::LocalAddresses;
 use ecs_torrent_protocol::compact::Family;
@@ -15,6 +15,7 @@ use ecs_torrent_protocol::dht::node::{Announce, Event, Found, Goal, Node, Search
 use ecs_torrent_protocol::hash::InfoHash;
 use ecs_torrent_protocol::time::Timestamp;
 
+use super::news::{NewsLimits, Outcome};
 use super::{Dht, DhtParams, Inbox};
 
 /// Time until a torrent that needs peers is searched for again if nobody was found; doubles each time, up to the interval
@@ -90,6 +91,8 @@ pub struct DhtTorrent {
     misses: u32,
     /// Whether the torrent has lost all of its peers, or could not reach any, since the last search began.
     lacks_peers: bool,
+    /// The last outcome that was published.
+    published: Option<Outcome>,
 }
 
 /// Deadline of the next search for a torrent.
@@ -218,6 +221,7 @@ impl DhtParams<'_, '_> {
 
     /// Passes on the peers that searches have found, and sets the time of the next search where one has ended.
     pub(super) fn take_events(&mut self, dht: &mut Dht, node: &mut Node) {
+        let now = self.clock.now();
         while let Some(event) = node.next_event() {
             match event {
                 Event::Peers { search, peers, node } => {
@@ -236,14 +240,22 @@ impl DhtParams<'_, '_> {
                 }
                 Event::Finished { search, found } => {
                     if let Some(torrent) = dht.searches.remove(&search) {
-                        self.finish(torrent, &found);
+                        self.finish(torrent, &found, dht.news.get_or_insert_with(|| NewsLimits::new(now)));
                     } else if let Some((_, answer)) = dht.answers.remove(&search) {
                         answer.finish(*found);
                     }
                 }
                 Event::Announced { info_hash, peer } => self.take_announced(InfoHash(info_hash.0), peer),
-                Event::ExternalAddress(address) => self.external.learn(address),
-                Event::Ready(family) => self.introduce_further(dht, node, family),
+                Event::ExternalAddress(address) => {
+                    self.external.learn(address);
+                    let limits = dht.news.get_or_insert_with(|| NewsLimits::new(now));
+                    self.news.publish_address(DhtAddressKnown { address }, limits, now);
+                }
+                Event::Ready(family) => {
+                    self.introduce_further(dht, node, family);
+                    let limits = dht.news.get_or_insert_with(|| NewsLimits::new(now));
+                    self.news.publish_ready(DhtReady { family }, limits, now);
+                }
             }
         }
     }
@@ -267,7 +279,7 @@ impl DhtParams<'_, '_> {
         }
     }
 
-    fn finish(&mut self, torrent: Entity, found: &Found) {
+    fn finish(&mut self, torrent: Entity, found: &Found, limits: &mut NewsLimits) {
         let now = self.clock.now();
         let Ok((data, _, lifecycle, .., mut searched)) = self.torrents.get_mut(torrent) else {
             return;
@@ -282,6 +294,8 @@ impl DhtParams<'_, '_> {
             peers = found.peer_count,
             "searched the DHT: {nodes} nodes answered, {stored} store our address"
         );
+        self.news
+            .publish_search(torrent, found, &mut searched.published, limits, now);
         let interval = seconds(self.settings.dht.announce_interval_s);
         let is_miss = found.peer_count == 0 && lifecycle.wants_peers() || found.stored_count == 0;
         searched.misses = if is_miss { searched.misses.saturating_add(1) } else { 0 };
