@@ -28,6 +28,7 @@ mod ending;
 mod extremes;
 mod faults;
 mod fence;
+mod fetching_metadata;
 mod fields;
 mod flooding;
 mod formats;
