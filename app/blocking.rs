@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bevy_ecs::world::World;
 use ecs_torrent_components::commands::{AddOptions, RemoveOptions, Removed, Reply};
+use ecs_torrent_components::queue::QueueChange;
 use ecs_torrent_components::rate_limit::LimitsPatch;
 use ecs_torrent_components::seeding::SeedingPatch;
 use ecs_torrent_components::settings::{ChangedSettings, SettingsPatch};
@@ -276,6 +277,14 @@ impl BlockingTorrents {
     /// As [`Torrents::set_seeding`].
     pub fn set_seeding(&self, id: impl Into<TorrentId>, patch: SeedingPatch) -> Result<(), Error> {
         block_on(self.0.set_seeding(id, patch))
+    }
+
+    /// Blocking form of [`Torrents::queue`].
+    ///
+    /// # Errors
+    /// As [`Torrents::queue`].
+    pub fn queue(&self, id: impl Into<TorrentId>, change: QueueChange) -> Result<(), Error> {
+        block_on(self.0.queue(id, change))
     }
 
     /// Blocking form of [`Torrents::settings`].

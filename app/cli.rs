@@ -108,6 +108,9 @@ enum Command {
     /// Limit the transfer rates of a torrent of the daemon, and how much it seeds.
     #[cfg(feature = "daemon")]
     Limit(client::limits::LimitArgs),
+    /// Show or change the order in which torrents of the daemon run.
+    #[cfg(feature = "daemon")]
+    Queue(client::queue::QueueArgs),
     /// Pause a torrent of the daemon, or all.
     #[cfg(feature = "daemon")]
     Pause(client::PauseArgs),
@@ -278,6 +281,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Trackers(args) => block_on(client::trackers::run(args)),
         #[cfg(feature = "daemon")]
         Command::Limit(args) => block_on(client::limits::run(args)),
+        #[cfg(feature = "daemon")]
+        Command::Queue(args) => block_on(client::queue::run(args)),
         #[cfg(feature = "daemon")]
         Command::Pause(args) => block_on(client::pause(args)),
         #[cfg(feature = "daemon")]

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use ecs_torrent_components::settings::{
     DhtSettings, LifecycleSettings, LimitSettings, LsdSettings, MetadataSettings, NetSettings, Number, Numbers,
-    PeerSettings, PexSettings, RequestSettings, SeedingSettings, SessionSettings, SettingError, Settings,
-    StorageSettings, TickSettings, TrackerSettings, UploadSettings, check_numbers,
+    PeerSettings, PexSettings, QueueSettings, RequestSettings, SeedingSettings, SessionSettings, SettingError,
+    Settings, StorageSettings, TickSettings, TrackerSettings, UploadSettings, check_numbers,
 };
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +35,8 @@ pub struct Config {
     pub limits: LimitSettings,
     /// Seeding limits.
     pub seeding: SeedingSettings,
+    /// The queue.
+    pub queue: QueueSettings,
     /// Files and hashing.
     pub storage: StorageSettings,
     /// Announces.
@@ -149,6 +151,7 @@ impl Config {
             uploads: self.uploads.clone(),
             limits: self.limits.clone(),
             seeding: self.seeding.clone(),
+            queue: self.queue.clone(),
             storage: self.storage.clone(),
             trackers: self.trackers.clone(),
             metadata: self.metadata.clone(),

@@ -22,6 +22,7 @@ mod logins;
 mod metrics;
 mod mirror;
 mod peers;
+mod queue;
 mod requests;
 mod roots;
 mod routes;

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use ecs_torrent_components::commands::{
     AddError, AnnounceError, EditTrackersError, ListStoppedError, PauseError, RecheckError, RemoveError, ResumeError,
-    ResumeTorrentError, ScrapeError, SetFilesError, SetLimitsError, SetSeedingError, StartTorrentError, StopError,
-    TorrentNotFound,
+    ResumeTorrentError, ScrapeError, SetFilesError, SetLimitsError, SetQueueError, SetSeedingError, StartTorrentError,
+    StopError, TorrentNotFound,
 };
 use ecs_torrent_components::dht::DhtError;
 use ecs_torrent_components::links::FollowError;
@@ -106,6 +106,9 @@ pub enum Error {
     /// The seeding limits of a torrent are not changed.
     #[error(transparent)]
     SetSeeding(SetSeedingError),
+    /// A torrent keeps its place in the queue.
+    #[error(transparent)]
+    SetQueue(SetQueueError),
     /// The settings are not changed.
     #[error(transparent)]
     ChangeSettings(#[from] ChangeError),
@@ -201,6 +204,15 @@ impl From<SetSeedingError> for Error {
         match error {
             SetSeedingError::NotFound(error) => error.into(),
             error => Self::SetSeeding(error),
+        }
+    }
+}
+
+impl From<SetQueueError> for Error {
+    fn from(error: SetQueueError) -> Self {
+        match error {
+            SetQueueError::NotFound(error) => error.into(),
+            error => Self::SetQueue(error),
         }
     }
 }

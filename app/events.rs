@@ -8,8 +8,8 @@ use bevy_ecs::prelude::*;
 use ecs_torrent_components::dht::{DhtAddressKnown, DhtAnnounced, DhtReady};
 use ecs_torrent_components::links::LinkUpdated;
 use ecs_torrent_components::messages::{
-    MetadataKnown, SeedingLimitReached, TorrentAdded, TorrentBlocked, TorrentCompleted, TorrentFailed, TorrentPaused,
-    TorrentRestarting, TorrentStarted, TorrentStopped, TrackerFailed,
+    LifecycleChanged, MetadataKnown, SeedingLimitReached, TorrentAdded, TorrentBlocked, TorrentCompleted,
+    TorrentFailed, TorrentPaused, TorrentRestarting, TorrentStarted, TorrentStopped, TrackerFailed,
 };
 use ecs_torrent_components::seeding::SeedingLimit;
 use ecs_torrent_components::settings::SeedingAction;
@@ -59,6 +59,8 @@ pub enum Event {
         /// The effect on the torrent.
         action: SeedingAction,
     },
+    /// The torrent waits in the queue: other torrents run before it.
+    Queued(TorrentId),
     /// The torrent has stopped and is no longer listed. Its state is saved.
     Stopped(TorrentId),
     /// The torrent was removed: it is no longer listed, and its state is deleted.
@@ -297,7 +299,7 @@ fn publish_events(
     mut failed: MessageReader<TorrentFailed>,
     mut paused: MessageReader<TorrentPaused>,
     mut limited: Option<MessageReader<SeedingLimitReached>>,
-    mut stopped: MessageReader<TorrentStopped>,
+    (mut stopped, mut changed): (MessageReader<TorrentStopped>, MessageReader<LifecycleChanged>),
     mut tracker_failed: MessageReader<TrackerFailed>,
 ) {
     let id = |torrent| Some(TorrentId(torrents.get(torrent).ok()?.id()));
@@ -328,6 +330,12 @@ fn publish_events(
     let paused = paused
         .read()
         .filter_map(|message| Some(Event::Paused(id(message.torrent)?)));
+    // A torrent whose turn comes at once does not wait.
+    let is_queued = |torrent| states.get(torrent).is_ok_and(|state| *state == Lifecycle::Queued);
+    let queued = changed.read().filter_map(|message| {
+        let is_it = message.to == Lifecycle::Queued && is_queued(message.torrent);
+        id(message.torrent).filter(|_| is_it).map(Event::Queued)
+    });
     // Engines without seeding limits have no such message.
     let limited = limited.iter_mut().flat_map(MessageReader::read).filter_map(|message| {
         Some(Event::SeedingLimitReached {
@@ -356,6 +364,7 @@ fn publish_events(
         .chain(failed)
         .chain(tracker_failed)
         .chain(limited)
+        .chain(queued)
         .chain(paused)
         .chain(stopped);
     for event in all {

@@ -65,6 +65,9 @@ pub enum Field {
     Seeding,
     /// Seeding limit that the torrent has reached, if it is paused or super-seeds because of one.
     LimitReached,
+    /// Place in the queue: torrents with a lower `order` run first; whether it runs whatever the limits are
+    /// (`forced`), and whether it is too slow to count (`slow`).
+    Queue,
     /// Whether peers may come from trackers and users only (BEP 27).
     Private,
     /// Date on which the torrent was first added, seconds since 1970.
@@ -97,7 +100,7 @@ pub enum Field {
 
 impl Field {
     /// Every field.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 37] = [
         Self::Name,
         Self::Speed,
         Self::Downloaded,
@@ -120,6 +123,7 @@ impl Field {
         Self::Limits,
         Self::Seeding,
         Self::LimitReached,
+        Self::Queue,
         Self::Private,
         Self::AddedAt,
         Self::CompletedAt,
@@ -165,6 +169,7 @@ impl Field {
             Self::Limits => "limits",
             Self::Seeding => "seeding",
             Self::LimitReached => "limit_reached",
+            Self::Queue => "queue",
             Self::Private => "private",
             Self::AddedAt => "added_at",
             Self::CompletedAt => "completed_at",
@@ -208,6 +213,7 @@ impl Field {
             Self::Limits => map.serialize_entry(name, &stats.limits),
             Self::Seeding => map.serialize_entry(name, &stats.seeding),
             Self::LimitReached => map.serialize_entry(name, &stats.limit_reached),
+            Self::Queue => map.serialize_entry(name, &stats.queue),
             Self::Private => map.serialize_entry(name, &stats.private),
             Self::AddedAt => map.serialize_entry(name, &stats.added_at),
             Self::CompletedAt => map.serialize_entry(name, &stats.completed_at),

@@ -10,10 +10,11 @@ use bevy_ecs::world::World;
 use ecs_torrent_components::commands::{
     AddOptions, AddPeers, AddTorrent, AnnounceTorrent, EditTrackers, GetFiles, GetStats, ListStopped, ListTorrents,
     PauseAll, PauseOrStart, PauseTorrent, RecheckTorrent, RemoveError, RemoveOptions, RemoveTorrent, Removed, Reply,
-    ResumeAll, ResumeTorrent, ResumeTorrentError, ScrapeTorrent, SetFiles, SetLimits, SetSeeding, StartAll,
+    ResumeAll, ResumeTorrent, ResumeTorrentError, ScrapeTorrent, SetFiles, SetLimits, SetQueue, SetSeeding, StartAll,
     StartTorrent, StopAll, StopTorrent,
 };
 use ecs_torrent_components::links::FollowLink;
+use ecs_torrent_components::queue::QueueChange;
 use ecs_torrent_components::rate_limit::{LimitsPatch, RateLimits};
 use ecs_torrent_components::seeding::SeedingPatch;
 use ecs_torrent_components::settings::{
@@ -691,6 +692,29 @@ impl Torrents {
     pub async fn set_seeding(&self, id: impl Into<TorrentId>, patch: SeedingPatch) -> Result<(), Error> {
         let torrent = id.into().0;
         let set = |reply| SetSeeding { torrent, patch, reply };
+        Ok(self.ask(set).await??)
+    }
+
+    /// Changes a torrent's place in the queue, and returns when the change is durable and in force. The settings of the
+    /// section `queue` say how many torrents run.
+    ///
+    /// ```
+    /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
+    /// use ecs_torrent::{QueueChange, QueueMove};
+    /// # setup::run(async |torrents, folder| {
+    /// let id = torrents.download(folder.join("album.torrent")).await?;
+    /// let change = QueueChange { movement: Some(QueueMove::Top), forced: Some(true) };
+    /// torrents.queue(id, change).await?;
+    /// assert!(torrents.stats(id).await?.queue.forced);
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::TorrentNotFound`]; [`Error::SetQueue`] if the change cannot be saved.
+    pub async fn queue(&self, id: impl Into<TorrentId>, change: QueueChange) -> Result<(), Error> {
+        let torrent = id.into().0;
+        let set = |reply| SetQueue { torrent, change, reply };
         Ok(self.ask(set).await??)
     }
 

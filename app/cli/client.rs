@@ -1,11 +1,12 @@
-//! The commands that talk to a running daemon: `add`, `list`, `stats`, `files`, `peers`, `trackers`, `pause`, `start`,
-//! `recheck`, `stop`, `resume`, `remove`, `shutdown`.
+//! The commands that talk to a running daemon: `add`, `list`, `stats`, `files`, `peers`, `trackers`, `limit`, `queue`,
+//! `pause`, `start`, `recheck`, `stop`, `resume`, `remove`, `shutdown`.
 
 pub(super) mod blocking;
 mod connection;
 pub(super) mod dht;
 pub(super) mod limits;
 pub(super) mod peers;
+pub(super) mod queue;
 pub(super) mod rechecking;
 pub(super) mod settings;
 mod tables;
@@ -109,9 +110,9 @@ Examples:
 Fields:
   name, speed, downloaded, size, info_hash, state, error, progress, uploaded,
   ratio, eta, corrupt, wasted, completed, wanted, left, checked, pieces,
-  metadata, limits, seeding, limit_reached, private, added_at, completed_at,
-  active_at, seconds_active, seconds_seeding, sequential, ends_first, root,
-  peer_count, availability, peers, trackers, sources")]
+  metadata, limits, seeding, limit_reached, queue, private, added_at,
+  completed_at, active_at, seconds_active, seconds_seeding, sequential,
+  ends_first, root, peer_count, availability, peers, trackers, sources")]
 pub(super) struct StatsArgs {
     /// Info-hash of the torrent, or its first 6 or more digits.
     hash: String,

@@ -160,6 +160,7 @@ fn describe(event: &Event) -> (&'static str, Value) {
             (data["limit"], data["action"]) = (limit.name().into(), action.name().into());
             ("seeding_limit_reached", data)
         }
+        Event::Queued(torrent) => ("queued", of(torrent)),
         Event::Stopped(torrent) => ("stopped", of(torrent)),
         Event::Removed(torrent) => ("removed", of(torrent)),
         Event::TrackerFailed {

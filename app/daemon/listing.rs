@@ -54,10 +54,11 @@ enum Column {
     Field(Field),
     DownloadSpeed,
     UploadSpeed,
+    QueueOrder,
 }
 
 impl Column {
-    /// The fields by which lists can be sorted, in addition to the two speeds.
+    /// The fields by which lists can be sorted, in addition to the two speeds and the place in the queue.
     const FIELDS: [Field; 21] = [
         Field::Name,
         Field::Downloaded,
@@ -84,7 +85,7 @@ impl Column {
 
     fn all() -> impl Iterator<Item = Self> {
         let fields = Self::FIELDS.map(Self::Field).into_iter();
-        fields.chain([Self::DownloadSpeed, Self::UploadSpeed])
+        fields.chain([Self::DownloadSpeed, Self::UploadSpeed, Self::QueueOrder])
     }
 
     fn name(self) -> &'static str {
@@ -92,6 +93,7 @@ impl Column {
             Self::Field(field) => field.name(),
             Self::DownloadSpeed => "speed.download",
             Self::UploadSpeed => "speed.upload",
+            Self::QueueOrder => "queue.order",
         }
     }
 
@@ -104,6 +106,8 @@ impl Column {
         match self {
             Self::DownloadSpeed => number(stats.speed.download),
             Self::UploadSpeed => number(stats.speed.upload),
+            // The sign bit is the highest: negative numbers come first.
+            Self::QueueOrder => number(stats.queue.order.cast_unsigned() ^ (1 << 63)),
             Self::Field(field) => match field {
                 Field::Name => Key::Text(&row.lower_name),
                 Field::Downloaded => number(stats.downloaded),

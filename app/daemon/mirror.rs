@@ -302,6 +302,7 @@ pub(super) mod samples {
             limits: Default::default(),
             seeding: Default::default(),
             limit_reached: None,
+            queue: Default::default(),
             seconds_active: 0,
             seconds_seeding: 0,
             sequential: false,

@@ -11,7 +11,8 @@ use tower_http::compression::{CompressionLayer, CompressionLevel};
 use super::answers::{self, Refusal};
 use super::requests::{NamedTorrent, NoParameters, Query, parse_hash};
 use super::{
-    NONCE_DIGITS, Phase, Shared, adding, changing, dht, events, files, guard, limits, listing, metrics, peers, trackers,
+    NONCE_DIGITS, Phase, Shared, adding, changing, dht, events, files, guard, limits, listing, metrics, peers, queue,
+    trackers,
 };
 use crate::{Field, KeptFile, RemoveOptions};
 
@@ -100,6 +101,12 @@ fn table() -> Vec<Route> {
             "/api/v1/torrents/{hash}/announce",
             Token,
             routing::post(trackers::announce),
+        ),
+        route(
+            "patch",
+            "/api/v1/torrents/{hash}/queue",
+            Token,
+            routing::patch(queue::change),
         ),
         route("post", "/api/v1/torrents/{hash}/pause", Token, routing::post(pause)),
         route("post", "/api/v1/torrents/{hash}/start", Token, routing::post(start)),

@@ -19,6 +19,7 @@
 //! | `Work` | a tick processes no more messages, per peer and in total, than its settings allow |
 //! | `Private` | no private torrent is advertised to strangers or announced to other trackers, and none has or contacts peers that strangers named (BEP 27) |
 //! | `Seeding` | a torrent that has reached a seeding limit no longer seeds, or serves only what its peers lack together |
+//! | `Queue` | the torrents that run are the first ones of the queue, and no place is free while one waits that could run; no more torrents are checked at a time than the settings allow |
 //! | `Dht` | the tables of our node of the DHT are bounded, no host gets a storm of queries, and nothing is stored for a host without a token that it got for the same key |
 //! | `Cadence` | an engine without work is idle |
 
@@ -30,6 +31,7 @@ mod nodes;
 mod pausing;
 mod picker;
 mod privacy;
+mod queue;
 mod requests;
 mod seeding;
 mod strangers;
@@ -96,6 +98,7 @@ impl Plugin for InvariantsPlugin {
                     (lifecycle::check, lifecycle::check_completion, lifecycle::check_derived),
                     pausing::check,
                     seeding::check,
+                    queue::check,
                     counters::check,
                     bounds::check,
                     (
@@ -142,6 +145,7 @@ pub enum Invariant {
     Work,
     Private,
     Seeding,
+    Queue,
     Dht,
     Cadence,
 }

@@ -16,6 +16,7 @@ use ecs_torrent_protocol::tracker::ScrapeCounts;
 use ecs_torrent_protocol::urls::UrlError;
 
 use crate::hints::LinkHints;
+use crate::queue::QueueChange;
 use crate::rate_limit::{LimitError, LimitsPatch, TransferLimits};
 use crate::seeding::{SeedingLimits, SeedingPatch};
 use crate::selection::FileSelection;
@@ -843,6 +844,34 @@ pub enum SetSeedingError {
     Limit(#[from] SettingError),
     /// The torrent's session cannot be written. The limits are unchanged.
     #[error("{name} is unchanged: {0}", name = .0.name)]
+    Unsaved(Unsaved),
+}
+
+/// Changes a torrent's place in the queue.
+#[derive(Debug)]
+pub struct SetQueue {
+    /// The torrent.
+    pub torrent: InfoHash,
+    /// The change.
+    pub change: QueueChange,
+    /// Answered when the change is durable and in force, or with the reason for the refusal.
+    pub reply: Reply<Result<(), SetQueueError>>,
+}
+
+impl AboutTorrent for SetQueue {
+    fn torrent(&self) -> InfoHash {
+        self.torrent
+    }
+}
+
+/// Reasons why a torrent keeps its place in the queue.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SetQueueError {
+    /// The torrent does not exist.
+    #[error(transparent)]
+    NotFound(#[from] TorrentNotFound),
+    /// The session of a torrent that changes its place cannot be written. The places are unchanged.
+    #[error("the queue is unchanged: {name}: {0}", name = .0.name)]
     Unsaved(Unsaved),
 }
 

@@ -18,6 +18,7 @@
 //! | [`candidates`], [`bans`], [`reaper`] | peers to connect to, banned peers, and entities to despawn |
 //! | [`wanted`], [`selection`] | the files that the user wants, and the pieces that follow |
 //! | [`work_list`] | lists of entities with work to do |
+//! | [`queue`] | places of torrents in the queue |
 //! | [`seeding`] | limits on how much a torrent seeds |
 //! | [`super_seeding`] | the turns of super-seeding |
 //! | [`connections`], [`prefix`], [`scope`] | connection counts by torrent and network, and kinds of networks |
@@ -40,6 +41,7 @@ pub mod messages;
 pub mod networks;
 pub mod peer;
 pub mod piece;
+pub mod queue;
 pub mod random;
 pub mod rate;
 pub mod rate_limit;

@@ -396,7 +396,10 @@ impl TorrentState {
             // Without metadata, a torrent continues to fetch it.
             (Failed, next) => matches!(next, Adding | FetchingMetadata),
             (_, Blocked) => true,
-            (Blocked, next) => matches!(next, Adding | FetchingMetadata | Downloading | Finished | Seeding),
+            (Blocked, next) => matches!(
+                next,
+                Adding | FetchingMetadata | Queued | Downloading | Finished | Seeding
+            ),
             // The session of the last run says that the torrent is paused.
             (Adding, Paused) => true,
             (FetchingMetadata, next) => next == Adding,

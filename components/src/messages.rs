@@ -311,6 +311,14 @@ pub struct SeedingGiven {
     pub limits: SeedingLimits,
 }
 
+/// The place of a torrent in the queue has changed. An event for observers.
+#[derive(EntityEvent, Debug, Clone)]
+pub struct PlaceChanged {
+    /// The torrent.
+    #[event_target]
+    pub torrent: Entity,
+}
+
 /// The user has changed the priorities of files or the order of pieces, and the change is durable. The torrent has its
 /// new [`FileChoice`](crate::wanted::FileChoice) and [`WantedPieces`](crate::wanted::WantedPieces).
 #[derive(Message, Debug, Clone)]

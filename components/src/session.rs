@@ -170,6 +170,12 @@ pub struct Session {
     /// The seeding limits that were reached.
     #[serde(default, skip_serializing_if = "SeedingRecord::is_empty")]
     pub seeding_record: SeedingRecord,
+    /// The torrent's place in the queue. `None` in sessions of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_order: Option<i64>,
+    /// The torrent runs whatever the limits of the queue are.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_forced: bool,
     /// The files that the user does not want, by index.
     #[serde(default, skip_serializing_if = "Runs::is_empty")]
     pub skipped: Runs,
@@ -555,6 +561,8 @@ impl Session {
             limits: TransferLimits::default(),
             seeding: SeedingLimits::default(),
             seeding_record: SeedingRecord::default(),
+            queue_order: None,
+            is_forced: false,
             skipped: Runs::default(),
             low: Runs::default(),
             high: Runs::default(),
@@ -662,6 +670,8 @@ impl Session {
             limits: self.limits,
             seeding: self.seeding,
             seeding_record: self.seeding_record,
+            queue_order: self.queue_order,
+            is_forced: self.is_forced,
             skipped: self.skipped.clone(),
             low: self.low.clone(),
             high: self.high.clone(),

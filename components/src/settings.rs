@@ -5,6 +5,7 @@
 //! values outside of it.
 
 mod changes;
+mod queue;
 mod ranges;
 mod seeding;
 
@@ -23,6 +24,7 @@ use crate::networks::Network;
 pub use self::changes::{
     ChangeError, ChangeSettings, ChangedSettings, Effect, SettingChanges, SettingLayers, SettingsChanged, SettingsPatch,
 };
+pub use self::queue::{NO_MAXIMUM, QueueSettings};
 pub use self::ranges::{Number, Numbers, SettingError, check_numbers};
 pub use self::seeding::{NO_RATIO, NO_TIME, SeedingAction, SeedingSettings};
 
@@ -54,6 +56,8 @@ pub struct Settings {
     pub limits: LimitSettings,
     /// Seeding limits.
     pub seeding: SeedingSettings,
+    /// The queue.
+    pub queue: QueueSettings,
     /// Files and hashing.
     pub storage: StorageSettings,
     /// Announces.

@@ -9,6 +9,7 @@ use ecs_torrent_protocol::time::Timestamp;
 use serde::{Serialize, Serializer};
 
 use crate::lifecycle::TorrentState;
+use crate::queue::QueueStats;
 use crate::rate_limit::TransferLimits;
 use crate::seeding::{SeedingLimit, SeedingLimits, ratio_basis};
 use crate::wanted::FilePriority;
@@ -73,6 +74,8 @@ pub struct TorrentStats {
     pub seeding: SeedingLimits,
     /// The seeding limit that the torrent has reached, if it is paused or super-seeds because of one.
     pub limit_reached: Option<SeedingLimit>,
+    /// The torrent's place in the queue.
+    pub queue: QueueStats,
     /// Running time in seconds, over all sessions.
     pub seconds_active: u64,
     /// The part of that time in which all wanted data was there.

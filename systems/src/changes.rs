@@ -13,8 +13,9 @@ use ecs_torrent_components::commands::CommandQueue;
 use ecs_torrent_components::lifecycle::Lifecycle;
 use ecs_torrent_components::messages::{
     BlockAccepted, BlockSent, BlockWasted, LifecycleChanged, MetadataKnown, PeerConnected, PeerDisconnected,
-    PieceRejected, PieceStored, PiecesKnown, WantedChanged,
+    PieceRejected, PieceStored, PiecesKnown, PlaceChanged, WantedChanged,
 };
+use ecs_torrent_components::queue::SlowTransfer;
 use ecs_torrent_components::rate_limit::TransferLimits;
 use ecs_torrent_components::seeding::{SeedingLimits, SeedingRecord};
 use ecs_torrent_components::torrent::{Torrent, TorrentRates};
@@ -40,6 +41,9 @@ impl Plugin for ChangesPlugin {
             .add_observer(log_unlimited)
             .add_observer(log_seeding_limits)
             .add_observer(log_reached)
+            .add_observer(log_place)
+            .add_observer(log_slow)
+            .add_observer(log_fast)
             .add_systems(
                 Tick,
                 (
@@ -208,6 +212,18 @@ fn log_seeding_limits(limited: On<Insert<SeedingLimits>>, mut log: ResMut<Change
 
 fn log_reached(reached: On<Insert<SeedingRecord>>, mut log: ResMut<ChangeLog>) {
     log.log(reached.entity);
+}
+
+fn log_place(changed: On<PlaceChanged>, mut log: ResMut<ChangeLog>) {
+    log.log(changed.torrent);
+}
+
+fn log_slow(slow: On<Add<SlowTransfer>>, mut log: ResMut<ChangeLog>) {
+    log.log(slow.entity);
+}
+
+fn log_fast(fast: On<Remove<SlowTransfer>>, mut log: ResMut<ChangeLog>) {
+    log.log(fast.entity);
 }
 
 /// Messages about changes of torrents.

@@ -30,6 +30,7 @@ impl Plugin for CheckingPlugin {
     fn build(&self, app: &mut App) {
         app.add_message::<CheckPieces>()
             .init_resource::<CheckQueue>()
+            .add_observer(end_check)
             .add_systems(
                 Tick,
                 (
@@ -78,6 +79,8 @@ pub struct Check {
     good: Bitfield,
     /// Pieces that are written again before they count as held.
     rewrite: Bitfield,
+    /// The check does not wait for the end of others.
+    has_begun: bool,
 }
 
 impl Check {
@@ -89,7 +92,14 @@ impl Check {
             running: BTreeSet::new(),
             good: request.good.clone(),
             rewrite: request.rewrite.clone(),
+            has_begun: false,
         }
+    }
+
+    /// Whether the check has begun, and does not wait for the end of others.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.has_begun
     }
 
     /// Returns the number of pieces that were checked or did not need a check.
@@ -103,6 +113,10 @@ impl Check {
 #[derive(Resource, Debug, Default)]
 pub(crate) struct CheckQueue {
     torrents: VecDeque<Entity>,
+    /// Torrents whose check waits for the end of another.
+    waiting: VecDeque<Entity>,
+    /// Number of torrents that are being checked.
+    begun_count: usize,
     jobs: Jobs<PieceCheck>,
     used_bytes: u64,
 }
@@ -136,7 +150,7 @@ fn has_checks(
     changed: Res<Messages<LifecycleChanged>>,
     requested: Res<Messages<CheckPieces>>,
 ) -> bool {
-    let is_running = !queue.torrents.is_empty() || queue.used_bytes > 0;
+    let is_running = !queue.torrents.is_empty() || !queue.waiting.is_empty() || queue.used_bytes > 0;
     is_running || !changed.is_empty() || !requested.is_empty()
 }
 
@@ -160,9 +174,20 @@ fn begin_checks(
             .get(request.torrent)
             .is_ok_and(|lifecycle| *lifecycle == Lifecycle::Checking)
         {
-            commands.entity(request.torrent).insert(Check::new(request));
-            queue.torrents.push_back(request.torrent);
+            // An earlier check ends first.
+            commands
+                .entity(request.torrent)
+                .remove::<Check>()
+                .insert(Check::new(request));
+            queue.waiting.push_back(request.torrent);
         }
+    }
+}
+
+/// Makes place for another torrent.
+fn end_check(ended: On<Remove<Check>>, mut queue: ResMut<CheckQueue>, checks: Query<&Check>) {
+    if checks.get(ended.entity).is_ok_and(Check::is_running) {
+        queue.begun_count -= 1;
     }
 }
 
@@ -300,6 +325,19 @@ fn read_pieces(
     mut queue: ResMut<CheckQueue>,
     mut torrents: Query<(&mut Check, &Layout, &Storage)>,
 ) {
+    while queue.begun_count < settings.queue.max_checks {
+        let Some(torrent) = queue.waiting.pop_front() else {
+            break;
+        };
+        // A torrent whose check was replaced is listed twice.
+        if let Ok((mut check, ..)) = torrents.get_mut(torrent)
+            && !check.has_begun
+        {
+            check.has_begun = true;
+            queue.begun_count += 1;
+            queue.torrents.push_back(torrent);
+        }
+    }
     let limit = settings.storage.check_memory_bytes;
     while queue.used_bytes < limit {
         let Some(torrent) = queue.torrents.pop_front() else {

@@ -1,8 +1,8 @@
 //! Disconnecting: closes the connections of torrents that no longer run.
 //!
 //! A stopped torrent sends each peer a cancel for each outstanding request, not interested, and choke. Then it closes
-//! the connection, and the close ends when the peer has received these messages. A torrent that failed closes its
-//! connections at once.
+//! the connection, and the close ends when the peer has received these messages. A torrent that failed, or has to wait
+//! in the queue, closes its connections at once.
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
@@ -65,7 +65,7 @@ impl ClosingStreams {
     }
 }
 
-/// Closes the connections of torrents that failed, or lost their volume.
+/// Closes the connections of torrents that failed, lost their volume, or have to wait in the queue.
 fn close_failed(
     mut changed: MessageReader<LifecycleChanged>,
     mut reaper: ResMut<Reaper>,
@@ -76,7 +76,7 @@ fn close_failed(
             continue;
         };
         let is_closed = match to {
-            Lifecycle::Failed { .. } => true,
+            Lifecycle::Failed { .. } | Lifecycle::Queued => true,
             Lifecycle::Blocked { .. } => *readiness == Readiness::Unopened,
             _ => false,
         };

@@ -9,7 +9,7 @@
 //! | Verify | [`verification`], [`checking`], [`smart_ban`] | pieces are hashed; senders of bad blocks are banned |
 //! | Store | [`storage`] | verified pieces are written |
 //! | Announce | [`ownership`], [`lifecycle`], [`files`], [`limits`], [`hints`], [`having`], [`trackers`] | peers, trackers and other torrents learn of new pieces |
-//! | Decide | [`seeding`], [`lifecycle`], [`disconnecting`], [`sessions`], [`extensions`], [`metadata`], [`availability`], [`choking`], [`uploading`], [`suggesting`], [`timeouts`], [`pex`], [`dht`], [`following`], [`lsd`], [`hints`], [`dialing`], [`picking`], [`stats`] | what to do next |
+//! | Decide | [`seeding`], [`queue`], [`lifecycle`], [`disconnecting`], [`sessions`], [`extensions`], [`metadata`], [`availability`], [`choking`], [`uploading`], [`suggesting`], [`timeouts`], [`pex`], [`dht`], [`following`], [`lsd`], [`hints`], [`dialing`], [`picking`], [`stats`] | what to do next |
 //! | Respond | [`uploading`] | peers are served |
 //! | Flush | [`flushing`] | queued messages are sent |
 //! | Reap | [`reaping`] | closed peers are removed |
@@ -54,6 +54,7 @@ pub mod metadata;
 pub mod ownership;
 pub mod pex;
 pub mod picking;
+pub mod queue;
 pub mod reaping;
 pub mod seeding;
 pub mod sessions;
@@ -91,7 +92,7 @@ pub mod verification;
 /// beside it.
 ///
 /// Some features are optional: [`smart_ban`], [`suggesting`], [`trackers`] (with or without scrapes and edits),
-/// [`pex`], [`lsd`], [`following`] (with or without [`dht`], which it needs), [`seeding`], [`extensions`],
+/// [`pex`], [`lsd`], [`following`] (with or without [`dht`], which it needs), [`seeding`], [`queue`], [`extensions`],
 /// [`metadata`], [`hints`], [`stats`], [`changes`] and [`dates`] can be left out with
 /// [`PluginGroupBuilder::disable`](bevy_app::PluginGroupBuilder::disable).
 ///
@@ -124,6 +125,7 @@ impl PluginGroup for TorrentPlugins {
             .add(disconnecting::DisconnectingPlugin)
             .add(sessions::SessionsPlugin)
             .add(seeding::SeedingPlugin)
+            .add(queue::QueuePlugin)
             .add(trackers::TrackersPlugin)
             .add(trackers::ScrapePlugin)
             .add(trackers::TrackerControlPlugin)
@@ -209,6 +211,8 @@ pub enum AnnounceSet {
     Limits,
     /// Changes the seeding limits of torrents.
     SeedingLimits,
+    /// Changes the places of torrents in the queue.
+    Queue,
     /// Prepares the files that are wanted now.
     Prepare,
     /// Drops the peers that a torrent may not have, as its metadata says, before its session is saved.
@@ -228,6 +232,8 @@ pub enum AnnounceSet {
 pub enum DecideSet {
     /// Ends the seeding of torrents that have seeded enough.
     Seeding,
+    /// Decides which torrents run.
+    Queue,
     /// Fails and stops torrents, and derives their states.
     Lifecycle,
     /// Closes the connections of torrents that no longer run.
@@ -316,10 +322,11 @@ impl Plugin for OrderPlugin {
         order_announce(app);
         use DecideSet::{
             Availability, Choking, Dht, Dialing, Disconnect, Discovery, Extensions, Following, Lifecycle, LinkedPeers,
-            LocalDiscovery, Picking, Seeding, Sessions, Stats, Suggestions, Timeouts, Uploads,
+            LocalDiscovery, Picking, Queue, Seeding, Sessions, Stats, Suggestions, Timeouts, Uploads,
         };
         let decide = (
             Seeding,
+            Queue,
             Lifecycle,
             Disconnect,
             Sessions,
@@ -351,9 +358,9 @@ impl Plugin for OrderPlugin {
 /// The order of the features within [`TickSet::Announce`].
 fn order_announce(app: &mut App) {
     use AnnounceSet::{
-        Begin, Completion, Files, Have, Lifecycle, Limits, Ownership, Prepare, Privacy, SeedingLimits, Trackers,
+        Begin, Completion, Files, Have, Lifecycle, Limits, Ownership, Prepare, Privacy, Queue, SeedingLimits, Trackers,
     };
-    let changes = (Files, Limits, SeedingLimits).chain();
+    let changes = (Files, Limits, SeedingLimits, Queue).chain();
     let states = (Prepare, Privacy, Have, Lifecycle).chain();
     app.configure_sets(
         Tick,

@@ -11,6 +11,7 @@ use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::commands::{CommandQueue, GetFiles, GetStats, ListTorrents, TorrentNotFound};
 use ecs_torrent_components::lifecycle::Readiness;
 use ecs_torrent_components::peer::{Direction, Peer, PeerPieces, PeerRates, PeerState, Transport};
+use ecs_torrent_components::queue::{ForcedStart, QueueOrder, QueueStats, SlowTransfer};
 use ecs_torrent_components::rate_limit::TransferLimits;
 use ecs_torrent_components::seeding::{SeedingLimits, SeedingRecord, SeedingTime};
 use ecs_torrent_components::stats::{
@@ -90,6 +91,7 @@ type TorrentData = (
         Option<&'static SeedingLimits>,
         Option<&'static SeedingRecord>,
         Option<&'static SeedingTime>,
+        (Option<&'static QueueOrder>, Has<ForcedStart>, Has<SlowTransfer>),
     ),
     Option<&'static Check>,
     Option<&'static MetadataFetch>,
@@ -165,7 +167,7 @@ impl StatsParams<'_, '_> {
             storage,
             sizes,
             (wanted, choice, limits),
-            (seeding, record, seeding_time),
+            (seeding, record, seeding_time, (order_in_queue, forced, slow)),
             check,
             fetch,
             peers,
@@ -205,6 +207,11 @@ impl StatsParams<'_, '_> {
             limits: limits.copied().unwrap_or_default(),
             seeding: seeding.copied().unwrap_or_default(),
             limit_reached: record.and_then(|record| record.reached),
+            queue: QueueStats {
+                order: order_in_queue.map_or(0, |order| order.0),
+                forced,
+                slow,
+            },
             seconds_active: activity.total(now).as_secs(),
             seconds_seeding: seeding_time.map_or(0, |time| time.0.total(now).as_secs()),
             sequential: order.sequential,

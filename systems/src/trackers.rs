@@ -77,6 +77,7 @@ impl Plugin for TrackersPlugin {
                         policy::begin_announcing.run_if(has_messages::<LifecycleChanged>),
                         policy::announce_completed.run_if(has_messages::<TorrentCompleted>),
                         policy::announce_wanting.run_if(has_messages_of_two::<PeerConnected, PeersWanted>),
+                        policy::announce_queued.run_if(has_messages::<LifecycleChanged>),
                         policy::announce_stops.run_if(has_stops),
                         policy::announce_due.run_if(policy::may_announce),
                     )

@@ -41,6 +41,7 @@ mod output;
 mod ownership;
 mod peers;
 mod process;
+mod queue;
 mod quiet;
 mod rechecking;
 mod seeding;

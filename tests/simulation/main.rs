@@ -25,6 +25,7 @@ mod magnets;
 mod masking;
 mod mutants;
 mod optional;
+mod queue;
 mod scenarios;
 mod seeding;
 mod stops;

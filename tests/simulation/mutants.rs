@@ -13,7 +13,7 @@ use ecs_torrent::components::clock::{Clock, Wakeup};
 use ecs_torrent::components::commands::{CommandQueue, PauseOrStart};
 use ecs_torrent::components::connections::ConnectionCounts;
 use ecs_torrent::components::ids::StorageId;
-use ecs_torrent::components::lifecycle::{ChangedFacts, Readiness};
+use ecs_torrent::components::lifecycle::{ChangedFacts, Readiness, Waiting};
 use ecs_torrent::components::messages::{
     InterestReceived, LifecycleChanged, PeerConnected, PieceStored, PieceVerified, TorrentCompleted, TorrentStarted,
 };
@@ -772,5 +772,59 @@ fn engines_that_seed_beyond_their_limit_are_found_out() {
     assert!(!finds(&intact, Invariant::Seeding), "{intact}");
     for outcome in [limited().plugins(SeedsOn).run(), limited().plugins(NeverPauses).run()] {
         assert!(finds(&outcome, Invariant::Seeding), "{outcome}");
+    }
+}
+
+/// An engine in which nobody waits in the queue.
+#[derive(Clone)]
+struct RunsAll;
+
+impl Plugin for RunsAll {
+    fn build(&self, app: &mut App) {
+        app.add_systems(Tick, run_all.after(DecideSet::Queue).before(DecideSet::Lifecycle));
+    }
+}
+
+fn run_all(mut commands: Commands, mut facts: ResMut<ChangedFacts>, waiting: Query<Entity, With<Waiting>>) {
+    for torrent in &waiting {
+        commands.entity(torrent).remove::<Waiting>();
+        facts.add(torrent);
+    }
+}
+
+/// An engine that leaves the places of its queue free.
+#[derive(Clone)]
+struct LeavesPlacesFree;
+
+impl Plugin for LeavesPlacesFree {
+    fn build(&self, app: &mut App) {
+        app.add_systems(Tick, suspend_all.after(DecideSet::Queue).before(DecideSet::Lifecycle));
+    }
+}
+
+fn suspend_all(
+    mut commands: Commands,
+    mut facts: ResMut<ChangedFacts>,
+    running: Query<Entity, (With<Torrent>, Without<Waiting>)>,
+) {
+    for torrent in &running {
+        commands.entity(torrent).insert(Waiting);
+        facts.add(torrent);
+    }
+}
+
+#[test]
+fn engines_that_ignore_their_queue_are_found_out() {
+    let mut settings = Settings::default();
+    settings.dht.enabled = false;
+    settings.queue.max_seeds = 2;
+    let queued = || scenario("queue").idle_torrents(5).settings(settings.clone()).may_fail();
+    let intact = queued().run();
+    assert!(!finds(&intact, Invariant::Queue), "{intact}");
+    for outcome in [
+        queued().plugins(RunsAll).run(),
+        queued().plugins(LeavesPlacesFree).run(),
+    ] {
+        assert!(finds(&outcome, Invariant::Queue), "{outcome}");
     }
 }

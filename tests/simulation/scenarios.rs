@@ -44,6 +44,7 @@ pub const ALL: &[(&str, Make)] = &[
     ("a crowd with magnet links", links),
     ("neighbors", neighbors),
     ("enough seeded", enough_seeded),
+    ("more torrents than places", queue),
     ("a crowd with long pieces", long_pieces),
     ("a swarm found by the DHT alone", finding::by_dht),
     ("a private torrent beside public ones", finding::private_beside_public),
@@ -150,6 +151,37 @@ fn enough_seeded(dice: &mut Dice) -> Scenario {
         SeedingAction::SuperSeed => scenario,
         _ => scenario.may_fail(),
     }
+}
+
+/// The seed has more torrents than may run, so that the leechers may get nothing.
+fn queue(dice: &mut Dice) -> Scenario {
+    let (count, idle_count) = (dice.within(2, 6), dice.within(2, 12));
+    let mut settings = Settings::default();
+    settings.dht.enabled = false;
+    settings.queue.max_downloads = dice.within(1, 3);
+    settings.queue.max_seeds = dice.within(1, idle_count + 2);
+    settings.queue.max_active = dice.within(1, idle_count + 2);
+    settings.queue.max_checks = dice.within(1, 4);
+    settings.queue.slow_after_s = dice.within(10, 30) as u64;
+    settings.queue.slow_upload_bytes_per_s = dice.one(&[0, 1000, 100_000]);
+    settings.queue.slow_download_bytes_per_s = dice.one(&[0, 1000, 100_000]);
+    let mut scenario = Scenario::new("more torrents than places")
+        .torrent(dice.torrent())
+        .seeds(1, LINK)
+        .leeches(count, LINK)
+        .idle_torrents(idle_count)
+        .settings(settings)
+        .may_fail();
+    for _ in 0..dice.within(0, 4) {
+        let (who, time) = (dice.anybody(count), dice.moment(1, 20_000));
+        let (away, back) = dice.one(&[
+            (Act::Pauses as fn(Who) -> Act, Act::Unpauses as fn(Who) -> Act),
+            (Act::Killed, Act::Starts),
+            (Act::DiskFills, Act::DiskHasRoom),
+        ]);
+        scenario = scenario.at(time, away(who)).at(time + seconds(4), back(who));
+    }
+    scenario
 }
 
 /// The links name only the seed. Some leechers are killed, perhaps before they have the metadata.

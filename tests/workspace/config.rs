@@ -7,9 +7,10 @@ use ecs_torrent::config::{Config, DEFAULT};
 use ron::extensions::Extensions;
 use ron::ser::PrettyConfig;
 
-const SOURCES: [&str; 4] = [
+const SOURCES: [&str; 5] = [
     include_str!("../../components/src/settings.rs"),
     include_str!("../../components/src/settings/seeding.rs"),
+    include_str!("../../components/src/settings/queue.rs"),
     include_str!("../../app/daemon/settings.rs"),
     include_str!("../../app/config.rs"),
 ];

@@ -13,7 +13,7 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// Texts of `app` that are also the name of a state or the beginning of one: the file, the text, the number of times,
 /// and its meaning there.
-const OTHERS: [(&str, &str, usize, &str); 15] = [
+const OTHERS: [(&str, &str, usize, &str); 16] = [
     ("app/cli/client.rs", "paused", 1, "the report of a command"),
     ("app/cli/client.rs", "stopped", 1, "the report of a command"),
     ("app/cli/client/blocking.rs", "blocked", 2, "the name of a setting"),
@@ -32,6 +32,7 @@ const OTHERS: [(&str, &str, usize, &str); 15] = [
     ("app/daemon/event_log.rs", "blocked", 1, "the name of an event"),
     ("app/daemon/event_log.rs", "failed", 1, "the name of an event"),
     ("app/daemon/event_log.rs", "paused", 1, "the name of an event"),
+    ("app/daemon/event_log.rs", "queued", 1, "the name of an event"),
     ("app/daemon/event_log.rs", "stopped", 1, "the name of an event"),
     ("app/selection.rs", "seeding", 1, "the name of a field"),
 ];

@@ -63,6 +63,32 @@ pub(super) fn torrents(torrents: &Value) {
     table.print("no torrents");
 }
 
+/// Prints one line per torrent, in the order of the queue.
+pub(super) fn queue(torrents: &Value) {
+    let mut table = Table::shortened([
+        ("HASH", Alignment::Left),
+        ("ORDER", Alignment::Right),
+        ("STATE", Alignment::Left),
+        ("MARK", Alignment::Left),
+        ("NAME", Alignment::Left),
+    ]);
+    for torrent in torrents.as_array().into_iter().flatten() {
+        let hash = text(&torrent["info_hash"]);
+        let place = &torrent["queue"];
+        let marks = ["forced", "slow"]
+            .into_iter()
+            .filter(|mark| place[*mark] == Value::Bool(true));
+        table.row([
+            hash.get(..SHOWN_DIGITS).unwrap_or(hash).to_owned(),
+            place["order"].to_string(),
+            state(text(&torrent["state"])),
+            marks.collect::<Vec<_>>().join(","),
+            printable(text(&torrent["name"])),
+        ]);
+    }
+    table.print("no torrents");
+}
+
 /// Prints one line per stopped torrent.
 pub(super) fn stopped(torrents: &Value) {
     let mut table = Table::shortened([("HASH", Alignment::Left), ("NAME", Alignment::Left)]);

@@ -97,6 +97,8 @@ fn session() -> Session {
             };
             SeedingRecord::default().with_reached(SeedingLimit::Ratio, &limits, &seeded)
         },
+        queue_order: Some(-3),
+        is_forced: true,
         skipped: Runs::of([1, 2]),
         low: Runs::of([3]),
         high: Runs::of([0]),

@@ -7,8 +7,8 @@ use std::ops::RangeInclusive;
 
 use super::{
     DhtSettings, LEAST_LIMIT, LifecycleSettings, LimitSettings, LsdSettings, MetadataSettings, NO_LIMIT, NO_RATIO,
-    NO_TIME, NetSettings, PeerSettings, PexSettings, RequestSettings, SeedingSettings, SessionSettings, Settings,
-    StorageSettings, TickSettings, TrackerSettings, UploadSettings,
+    NO_TIME, NetSettings, PeerSettings, PexSettings, QueueSettings, RequestSettings, SeedingSettings, SessionSettings,
+    Settings, StorageSettings, TickSettings, TrackerSettings, UploadSettings,
 };
 
 /// A numeric setting, with its value and its range.
@@ -312,6 +312,17 @@ setting_ranges!(SeedingSettings, "seeding" {
     idle_s: 60..=NO_TIME,
 });
 
+setting_ranges!(QueueSettings, "queue" {
+    max_downloads: 1..=MANY,
+    max_seeds: 1..=MANY,
+    max_active: 1..=MANY,
+    max_checks: 1..=MANY,
+    slow_download_bytes_per_s: 0..=GIB,
+    slow_upload_bytes_per_s: 0..=GIB,
+    // Rates fluctuate over shorter times.
+    slow_after_s: 10..=DAY_S,
+});
+
 setting_ranges!(LsdSettings, "lsd" {
     interval_s: 60..=DAY_S,
 });
@@ -356,6 +367,7 @@ impl Numbers for Settings {
             self.uploads.numbers(),
             self.limits.numbers(),
             self.seeding.numbers(),
+            self.queue.numbers(),
             self.storage.numbers(),
             self.trackers.numbers(),
             self.metadata.numbers(),

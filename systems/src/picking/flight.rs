@@ -67,7 +67,7 @@ pub(super) fn follow_lifecycle(
             continue;
         };
         match to {
-            Lifecycle::Failed { .. } | Lifecycle::Blocked { .. } => {
+            Lifecycle::Failed { .. } | Lifecycle::Blocked { .. } | Lifecycle::Queued => {
                 flight.count_dropped(*torrent, &active, partials);
                 flight.drop_pieces(&mut active, |_| true);
             }

@@ -15,6 +15,7 @@ use ecs_torrent_components::hints::KeptHints;
 use ecs_torrent_components::messages::{
     BlockAccepted, BlockSent, FailTorrent, PieceStored, Remedy, TorrentCompleted, TorrentFailed, TorrentStarted,
 };
+use ecs_torrent_components::queue::{ForcedStart, QueueOrder};
 use ecs_torrent_components::rate_limit::TransferLimits;
 use ecs_torrent_components::seeding::{SeedingLimits, SeedingRecord, SeedingTime};
 use ecs_torrent_components::session::{PartialPiece, Runs, Session, SessionTracker};
@@ -76,6 +77,7 @@ pub(super) struct Saved {
         Option<&'static SeedingRecord>,
         Option<&'static SeedingTime>,
     ),
+    queue: (Option<&'static QueueOrder>, Has<ForcedStart>),
     requires_complete: Has<RequiresComplete>,
     active: Option<&'static ActivePieces>,
     pub(super) stopping: Option<&'static Stopping>,
@@ -433,6 +435,8 @@ impl SavedItem<'_, '_> {
         session.limits = self.limits.copied().unwrap_or_default();
         let hints = self.hints.filter(|_| self.known.is_none());
         session.hints = hints.map(|hints| hints.0.clone()).unwrap_or_default();
+        let (order, is_forced) = self.queue;
+        (session.queue_order, session.is_forced) = (order.map(|order| order.0), is_forced);
         let (seeding, record, _) = self.seeding;
         session.seeding = seeding.copied().unwrap_or_default();
         let record = record.copied().unwrap_or_default();

@@ -345,6 +345,30 @@ pub(super) fn announce_stops(
     }
 }
 
+/// Announces `stopped` for torrents that have to wait in the queue, because they connect to nobody.
+pub(super) fn announce_queued(
+    mut changed: MessageReader<LifecycleChanged>,
+    mut params: AnnounceParams,
+    mut torrents: Query<(&mut Announcer, Option<&TorrentTrackers>)>,
+) {
+    for LifecycleChanged { torrent, to, .. } in changed.read() {
+        let is_queued = params
+            .torrents
+            .get(*torrent)
+            .is_ok_and(|(_, state, ..)| *state == Lifecycle::Queued);
+        let Ok((mut announcer, trackers)) = torrents.get_mut(*torrent) else {
+            continue;
+        };
+        if *to != Lifecycle::Queued || !is_queued {
+            continue;
+        }
+        *announcer = Announcer::default();
+        for tracker in trackers.into_iter().flat_map(RelationshipTarget::iter) {
+            params.part_from(*torrent, tracker);
+        }
+    }
+}
+
 /// Returns whether a chain is due, or waits for its turn. If not, requests a tick when the next one is due.
 pub(super) fn may_announce(
     turns: Res<Turns>,

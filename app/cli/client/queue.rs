@@ -1,0 +1,93 @@
+//! `queue`: the order in which torrents run.
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::connection::Daemon;
+use super::{DaemonAddress, print_json, tables};
+use crate::cli::{CliError, Outcome};
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The first torrents of the queue run, as many as the settings
+queue.max_downloads, queue.max_seeds and queue.max_active allow; the others are
+queued. Without options, the command prints the queue, or the place of one
+torrent.
+
+Examples:
+  ecs-torrent queue
+  ecs-torrent queue 0c1f3b --top
+  ecs-torrent queue 0c1f3b --force
+  ecs-torrent config set queue.max_downloads 5")]
+pub(in crate::cli) struct QueueArgs {
+    /// Info-hash of the torrent, or its first 6 or more digits.
+    hash: Option<String>,
+    /// Move the torrent before all others.
+    #[arg(long, group = "move", requires = "hash")]
+    top: bool,
+    /// Move the torrent by one place to the front.
+    #[arg(long, group = "move", requires = "hash")]
+    up: bool,
+    /// Move the torrent by one place to the back.
+    #[arg(long, group = "move", requires = "hash")]
+    down: bool,
+    /// Move the torrent behind all others.
+    #[arg(long, group = "move", requires = "hash")]
+    bottom: bool,
+    /// Let the torrent run whatever the limits are. It takes a place.
+    #[arg(long, requires = "hash", conflicts_with = "no_force")]
+    force: bool,
+    /// Let the limits apply to the torrent again.
+    #[arg(long, requires = "hash")]
+    no_force: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    daemon: DaemonAddress,
+}
+
+/// The fields that the command prints.
+const FIELDS: &str = "info_hash,name,state,queue";
+
+pub(in crate::cli) async fn run(args: QueueArgs) -> Result<Outcome, CliError> {
+    let daemon = Daemon::find(&args.daemon)?;
+    let Some(hash) = &args.hash else {
+        let torrents = daemon
+            .get(&format!("/api/v1/torrents?sort=queue.order&fields={FIELDS}"))
+            .await?;
+        print(&torrents, args.json);
+        return Ok(Outcome::Done);
+    };
+    let hash = daemon.resolve_running(hash).await?;
+    let path = format!("/api/v1/torrents/{hash}");
+    let mut change = json!({});
+    let moves = [
+        ("top", args.top),
+        ("up", args.up),
+        ("down", args.down),
+        ("bottom", args.bottom),
+    ];
+    if let Some((movement, _)) = moves.into_iter().find(|(_, is_chosen)| *is_chosen) {
+        change["move"] = movement.into();
+    }
+    if args.force || args.no_force {
+        change["forced"] = args.force.into();
+    }
+    if change != json!({}) {
+        daemon.patch(&format!("{path}/queue"), &change).await?;
+    }
+    let torrent = daemon.get(&format!("{path}?fields={FIELDS}")).await?;
+    match args.json {
+        true => print_json(&torrent),
+        false => tables::queue(&Value::from(vec![torrent])),
+    }
+    Ok(Outcome::Done)
+}
+
+fn print(torrents: &Value, is_json: bool) {
+    match is_json {
+        true => print_json(torrents),
+        false => tables::queue(torrents),
+    }
+}
