@@ -211,7 +211,7 @@ async fn run(selected: Selected, network: NetworkArgs, screen: Screen) -> Result
     if interrupted {
         // Reports the bytes missing now, not those missing when the last line was printed.
         tokio::select! {
-            result = update(&torrents, &mut reporter) => result?,
+            result = update(&torrents, &mut events, &mut reporter) => result?,
             () = signals.next() => {}
         }
     }
@@ -283,26 +283,37 @@ async fn follow(
         tokio::select! {
             _ = clock.tick() => {}
             event = events.next() => match event {
-                Some(Event::Failed(id, reason)) => reporter.failed(id, &reason),
-                Some(Event::Blocked(id, reason)) => reporter.noted(id, "blocked", &reason),
-                Some(Event::Restarting(id, reason)) => reporter.noted(id, "restarting", &reason),
                 Some(Event::TrackerFailed { .. }) => continue,
-                Some(_) => {}
+                Some(event) => take(reporter, event),
                 None => return Err(CliError::Other("the engine has stopped".into())),
             },
             () = signals.next() => return Ok(true),
         }
-        update(torrents, reporter).await?;
+        update(torrents, events, reporter).await?;
         if reporter.all_failed() || (selected.exit_on_complete && reporter.all_settled()) {
             return Ok(false);
         }
     }
 }
 
-async fn update(torrents: &Torrents, reporter: &mut Reporter) -> Result<(), CliError> {
+fn take(reporter: &mut Reporter, event: Event) {
+    match event {
+        Event::Failed(id, reason) => reporter.failed(id, &reason),
+        Event::Blocked(id, reason) => reporter.noted(id, "blocked", &reason),
+        Event::Restarting(id, reason) => reporter.noted(id, "restarting", &reason),
+        Event::Completed(id) => reporter.completed(id),
+        _ => {}
+    }
+}
+
+async fn update(torrents: &Torrents, events: &mut Subscription, reporter: &mut Reporter) -> Result<(), CliError> {
     let ids: Vec<TorrentId> = reporter.unfinished();
     for id in ids {
         let stats = torrents.stats(id).await?;
+        // An event that led to these statistics is taken before them.
+        while let Ok(event) = events.try_next() {
+            take(reporter, event);
+        }
         reporter.update(&stats);
     }
     Ok(())

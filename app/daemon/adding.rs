@@ -220,7 +220,7 @@ fn from_json(bytes: &[u8], query: &mut Query) -> Result<Source, Refusal> {
             (MAGNET, Value::String(text)) => link = Some(dht::source_of_link(text)?),
             (_, Value::String(text)) => query.add(&name, text.clone(), &OPTIONS)?,
             (name, Value::Number(number)) if NUMBERS.contains(&name) => {
-                query.add(&name, number.to_string(), &OPTIONS)?
+                query.add(name, number.to_string(), &OPTIONS)?;
             }
             (_, Value::Bool(is_so)) => query.add(&name, is_so.to_string(), &OPTIONS)?,
             (_, Value::Array(values)) => {

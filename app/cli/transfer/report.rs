@@ -41,6 +41,8 @@ struct Reported {
     last_line: Instant,
     /// Bytes downloaded by earlier runs.
     downloaded_before: Option<u64>,
+    /// Whether this run has downloaded the last wanted piece.
+    is_completed: bool,
     /// Size in bytes, once the metadata is known.
     size: Option<u64>,
     /// Missing bytes. `None` until existing data is verified.
@@ -127,6 +129,7 @@ impl Reporter {
                 began: now,
                 last_line: now,
                 downloaded_before: None,
+                is_completed: false,
                 size: stats.size,
                 missing: None,
                 end: None,
@@ -205,12 +208,23 @@ impl Reporter {
         }
     }
 
+    /// Records that a torrent's last wanted piece was downloaded.
+    pub(super) fn completed(&mut self, id: TorrentId) {
+        if let Some(torrent) = self.torrents.get_mut(&id) {
+            torrent.is_completed = true;
+        }
+    }
+
     fn complete(&self, stats: &TorrentStats) {
         let Some(torrent) = self.torrents.get(&stats.info_hash.into()) else {
             return;
         };
         let time = torrent.began.elapsed();
-        let downloaded = stats.downloaded - torrent.downloaded_before.unwrap_or(0).min(stats.downloaded);
+        let mut downloaded = stats.downloaded - torrent.downloaded_before.unwrap_or(0).min(stats.downloaded);
+        if downloaded == 0 && torrent.is_completed {
+            // The first statistics came after the download.
+            downloaded = stats.downloaded;
+        }
         match self.manner {
             Manner::Quiet => {}
             Manner::Json => self.json("complete", stats),
