@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bevy_ecs::world::World;
 use ecs_torrent_components::commands::{AddOptions, RemoveOptions, Removed, Reply};
+use ecs_torrent_components::labels::LabelsPatch;
 use ecs_torrent_components::queue::QueueChange;
 use ecs_torrent_components::rate_limit::LimitsPatch;
 use ecs_torrent_components::seeding::SeedingPatch;
@@ -261,6 +262,14 @@ impl BlockingTorrents {
     /// As [`Torrents::restore`].
     pub fn restore(&self) -> Result<usize, Error> {
         block_on(self.0.restore())
+    }
+
+    /// Blocking form of [`Torrents::set_labels`].
+    ///
+    /// # Errors
+    /// As [`Torrents::set_labels`].
+    pub fn set_labels(&self, id: impl Into<TorrentId>, patch: LabelsPatch) -> Result<(), Error> {
+        block_on(self.0.set_labels(id, patch))
     }
 
     /// Blocking form of [`Torrents::set_limits`].

@@ -13,6 +13,8 @@ mod create;
 mod daemon;
 mod demo;
 mod fetch;
+#[cfg(feature = "daemon")]
+mod labels;
 mod limits;
 mod log;
 mod magnet;
@@ -111,6 +113,9 @@ enum Command {
     /// Show or change the order in which torrents of the daemon run.
     #[cfg(feature = "daemon")]
     Queue(client::queue::QueueArgs),
+    /// Label a torrent of the daemon, or set its category.
+    #[cfg(feature = "daemon")]
+    Label(client::labels::LabelArgs),
     /// Pause a torrent of the daemon, or all.
     #[cfg(feature = "daemon")]
     Pause(client::PauseArgs),
@@ -283,6 +288,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Limit(args) => block_on(client::limits::run(args)),
         #[cfg(feature = "daemon")]
         Command::Queue(args) => block_on(client::queue::run(args)),
+        #[cfg(feature = "daemon")]
+        Command::Label(args) => block_on(client::labels::run(args)),
         #[cfg(feature = "daemon")]
         Command::Pause(args) => block_on(client::pause(args)),
         #[cfg(feature = "daemon")]

@@ -5,8 +5,8 @@ mod file;
 use std::path::PathBuf;
 
 use ecs_torrent_components::settings::{
-    DhtSettings, LifecycleSettings, LimitSettings, LsdSettings, MetadataSettings, NetSettings, Number, Numbers,
-    PeerSettings, PexSettings, QueueSettings, RequestSettings, SeedingSettings, SessionSettings, SettingError,
+    DhtSettings, LabelSettings, LifecycleSettings, LimitSettings, LsdSettings, MetadataSettings, NetSettings, Number,
+    Numbers, PeerSettings, PexSettings, QueueSettings, RequestSettings, SeedingSettings, SessionSettings, SettingError,
     Settings, StorageSettings, TickSettings, TrackerSettings, UploadSettings, check_numbers,
 };
 use serde::{Deserialize, Serialize};
@@ -53,6 +53,8 @@ pub struct Config {
     pub session: SessionSettings,
     /// Starting and stopping torrents.
     pub lifecycle: LifecycleSettings,
+    /// Labels and categories of torrents.
+    pub labels: LabelSettings,
     /// The HTTP API.
     pub api: ApiSettings,
 }
@@ -160,6 +162,7 @@ impl Config {
             lsd: self.lsd.clone(),
             session: self.session.clone(),
             lifecycle: self.lifecycle.clone(),
+            labels: self.labels.clone(),
         }
     }
 }

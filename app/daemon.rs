@@ -16,6 +16,7 @@ mod event_log;
 mod events;
 mod files;
 mod guard;
+mod labels;
 mod limits;
 mod listing;
 mod logins;

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use ecs_torrent_components::commands::{
     AddError, AnnounceError, EditTrackersError, ListStoppedError, PauseError, RecheckError, RemoveError, ResumeError,
-    ResumeTorrentError, ScrapeError, SetFilesError, SetLimitsError, SetQueueError, SetSeedingError, StartTorrentError,
-    StopError, TorrentNotFound,
+    ResumeTorrentError, ScrapeError, SetFilesError, SetLabelsError, SetLimitsError, SetQueueError, SetSeedingError,
+    StartTorrentError, StopError, TorrentNotFound,
 };
 use ecs_torrent_components::dht::DhtError;
 use ecs_torrent_components::links::FollowError;
@@ -109,6 +109,9 @@ pub enum Error {
     /// A torrent keeps its place in the queue.
     #[error(transparent)]
     SetQueue(SetQueueError),
+    /// The labels of a torrent are not changed.
+    #[error(transparent)]
+    SetLabels(SetLabelsError),
     /// The settings are not changed.
     #[error(transparent)]
     ChangeSettings(#[from] ChangeError),
@@ -213,6 +216,15 @@ impl From<SetQueueError> for Error {
         match error {
             SetQueueError::NotFound(error) => error.into(),
             error => Self::SetQueue(error),
+        }
+    }
+}
+
+impl From<SetLabelsError> for Error {
+    fn from(error: SetLabelsError) -> Self {
+        match error {
+            SetLabelsError::NotFound(error) => error.into(),
+            error => Self::SetLabels(error),
         }
     }
 }

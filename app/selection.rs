@@ -65,6 +65,10 @@ pub enum Field {
     Seeding,
     /// Seeding limit that the torrent has reached, if it is paused or super-seeds because of one.
     LimitReached,
+    /// Labels, in alphabetic order.
+    Labels,
+    /// Category, if the torrent has one.
+    Category,
     /// Place in the queue: torrents with a lower `order` run first; whether it runs whatever the limits are
     /// (`forced`), and whether it is too slow to count (`slow`).
     Queue,
@@ -100,7 +104,7 @@ pub enum Field {
 
 impl Field {
     /// Every field.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 39] = [
         Self::Name,
         Self::Speed,
         Self::Downloaded,
@@ -123,6 +127,8 @@ impl Field {
         Self::Limits,
         Self::Seeding,
         Self::LimitReached,
+        Self::Labels,
+        Self::Category,
         Self::Queue,
         Self::Private,
         Self::AddedAt,
@@ -169,6 +175,8 @@ impl Field {
             Self::Limits => "limits",
             Self::Seeding => "seeding",
             Self::LimitReached => "limit_reached",
+            Self::Labels => "labels",
+            Self::Category => "category",
             Self::Queue => "queue",
             Self::Private => "private",
             Self::AddedAt => "added_at",
@@ -213,6 +221,8 @@ impl Field {
             Self::Limits => map.serialize_entry(name, &stats.limits),
             Self::Seeding => map.serialize_entry(name, &stats.seeding),
             Self::LimitReached => map.serialize_entry(name, &stats.limit_reached),
+            Self::Labels => map.serialize_entry(name, &stats.labels),
+            Self::Category => map.serialize_entry(name, &stats.category),
             Self::Queue => map.serialize_entry(name, &stats.queue),
             Self::Private => map.serialize_entry(name, &stats.private),
             Self::AddedAt => map.serialize_entry(name, &stats.added_at),

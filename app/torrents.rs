@@ -10,9 +10,10 @@ use bevy_ecs::world::World;
 use ecs_torrent_components::commands::{
     AddOptions, AddPeers, AddTorrent, AnnounceTorrent, EditTrackers, GetFiles, GetStats, ListStopped, ListTorrents,
     PauseAll, PauseOrStart, PauseTorrent, RecheckTorrent, RemoveError, RemoveOptions, RemoveTorrent, Removed, Reply,
-    ResumeAll, ResumeTorrent, ResumeTorrentError, ScrapeTorrent, SetFiles, SetLimits, SetQueue, SetSeeding, StartAll,
-    StartTorrent, StopAll, StopTorrent,
+    ResumeAll, ResumeTorrent, ResumeTorrentError, ScrapeTorrent, SetFiles, SetLabels, SetLimits, SetQueue, SetSeeding,
+    StartAll, StartTorrent, StopAll, StopTorrent,
 };
+use ecs_torrent_components::labels::LabelsPatch;
 use ecs_torrent_components::links::FollowLink;
 use ecs_torrent_components::queue::QueueChange;
 use ecs_torrent_components::rate_limit::{LimitsPatch, RateLimits};
@@ -715,6 +716,30 @@ impl Torrents {
     pub async fn queue(&self, id: impl Into<TorrentId>, change: QueueChange) -> Result<(), Error> {
         let torrent = id.into().0;
         let set = |reply| SetQueue { torrent, change, reply };
+        Ok(self.ask(set).await??)
+    }
+
+    /// Changes the labels and the category of a torrent, and returns when they are durable. The torrent's files stay where they
+    /// are, also if the new category has a download folder of its own.
+    ///
+    /// ```
+    /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
+    /// use ecs_torrent::LabelsPatch;
+    /// # setup::run(async |torrents, folder| {
+    /// let id = torrents.download(folder.join("album.torrent")).await?;
+    /// let patch = LabelsPatch { add: vec!["music".into()], ..LabelsPatch::default() };
+    /// torrents.set_labels(id, patch).await?;
+    /// assert_eq!(torrents.stats(id).await?.labels, ["music"]);
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::TorrentNotFound`]; [`Error::SetLabels`] if a label cannot be used, if there would be too many, or if they
+    /// cannot be saved.
+    pub async fn set_labels(&self, id: impl Into<TorrentId>, patch: LabelsPatch) -> Result<(), Error> {
+        let torrent = id.into().0;
+        let set = |reply| SetLabels { torrent, patch, reply };
         Ok(self.ask(set).await??)
     }
 

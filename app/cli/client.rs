@@ -4,6 +4,7 @@
 pub(super) mod blocking;
 mod connection;
 pub(super) mod dht;
+pub(super) mod labels;
 pub(super) mod limits;
 pub(super) mod peers;
 pub(super) mod queue;
@@ -27,6 +28,7 @@ use url::form_urlencoded;
 use self::connection::Daemon;
 use self::values::text;
 use super::choice::ChoiceArgs;
+use super::labels::LabelArgs;
 use super::limits::{LimitArgs, SeedingArgs};
 use super::output::{self, printable};
 use super::peers as addresses;
@@ -53,6 +55,7 @@ Examples:
   ecs-torrent add 'magnet:?xt=urn:btih:...'
   ecs-torrent add 'magnet:?xs=urn:btpk:...'
   ecs-torrent add album.torrent --select '*.flac' --files 0,3-5
+  ecs-torrent add linux.torrent --label linux,iso --category distributions
 
 --into helps where an existing file has the torrent's name. Prints the info-hash
 and the name of each torrent.
@@ -76,6 +79,8 @@ pub(super) struct AddArgs {
     #[command(flatten)]
     limits: LimitArgs,
     #[command(flatten)]
+    labels: LabelArgs,
+    #[command(flatten)]
     seeding: SeedingArgs,
     /// Peer to connect to; may be repeated. An already added torrent gets it too.
     #[arg(long = "peer", value_name = "HOST:PORT")]
@@ -89,11 +94,18 @@ pub(super) struct AddArgs {
 Examples:
   ecs-torrent list
   ecs-torrent list --stopped
+  ecs-torrent list --label linux --category distributions
   ecs-torrent list --json | jq -r '.[] | select(.progress < 1).name'")]
 pub(super) struct ListArgs {
     /// List the stopped torrents instead.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["labels", "category"])]
     stopped: bool,
+    /// List only torrents with this label; may be repeated: then with all of them.
+    #[arg(long = "label", value_name = "LABEL", value_delimiter = ',')]
+    labels: Vec<String>,
+    /// List only torrents of this category; an empty name stands for none.
+    #[arg(long, value_name = "NAME")]
+    category: Option<String>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -110,9 +122,10 @@ Examples:
 Fields:
   name, speed, downloaded, size, info_hash, state, error, progress, uploaded,
   ratio, eta, corrupt, wasted, completed, wanted, left, checked, pieces,
-  metadata, limits, seeding, limit_reached, queue, private, added_at,
-  completed_at, active_at, seconds_active, seconds_seeding, sequential,
-  ends_first, root, peer_count, availability, peers, trackers, sources")]
+  metadata, limits, seeding, limit_reached, labels, category, queue, private,
+  added_at, completed_at, active_at, seconds_active, seconds_seeding,
+  sequential, ends_first, root, peer_count, availability, peers, trackers,
+  sources")]
 pub(super) struct StatsArgs {
     /// Info-hash of the torrent, or its first 6 or more digits.
     hash: String,
@@ -323,6 +336,7 @@ pub(super) async fn add(args: AddArgs) -> Result<Outcome, CliError> {
     args.choice.selection(args.sources.len())?;
     args.choice.write(&mut query);
     args.limits.write(&mut query);
+    args.labels.write(&mut query);
     args.seeding.write(&mut query);
     let path = format!("/api/v1/torrents?{}", query.finish());
     // Loads every file before adding the first torrent, so that a bad file changes nothing.
@@ -364,12 +378,23 @@ pub(super) async fn list(args: ListArgs) -> Result<Outcome, CliError> {
         } else {
             tables::stopped(&stopped);
         }
-    } else if args.json {
-        print_json(&daemon.get("/api/v1/torrents").await?);
-    } else {
+        return Ok(Outcome::Done);
+    }
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    if !args.json {
         let fields = "info_hash,name,size,progress,state,speed,peer_count,error,limit_reached";
-        let torrents = daemon.get(&format!("/api/v1/torrents?fields={fields}")).await?;
-        tables::torrents(&torrents);
+        query.append_pair("fields", fields);
+    }
+    for label in &args.labels {
+        query.append_pair("label", label);
+    }
+    if let Some(category) = &args.category {
+        query.append_pair("category", category);
+    }
+    let torrents = daemon.get(&format!("/api/v1/torrents?{}", query.finish())).await?;
+    match args.json {
+        true => print_json(&torrents),
+        false => tables::torrents(&torrents),
     }
     Ok(Outcome::Done)
 }

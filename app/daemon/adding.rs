@@ -17,12 +17,12 @@ use serde_json::{Value, json};
 
 use super::answers::Refusal;
 use super::requests::{Query, media_type, read};
-use super::{Phase, Shared, dht, files, limits};
+use super::{Phase, Shared, dht, files, labels, limits};
 use crate::folders::check_writable;
 use crate::{AddError, AddOptions, Error, Source, TorrentId};
 
 /// The options of an add, in the query or in a body of JSON or of a form.
-const OPTIONS: [&str; 15] = [
+const OPTIONS: [&str; 17] = [
     "root",
     "into",
     "name",
@@ -38,6 +38,8 @@ const OPTIONS: [&str; 15] = [
     "seeding_action",
     "sequential",
     "ends_first",
+    "label",
+    "category",
 ];
 
 /// The options that are numbers in a body of JSON.
@@ -65,7 +67,7 @@ pub(super) async fn add(
     let mut query = Query::parse(query, &OPTIONS)?;
     let kind = Kind::of(&headers)?;
     // Bad options in the query are refused before the body is read.
-    Chosen::of(&shared, &query)?;
+    Chosen::of(&shared, &query).await?;
     let (bytes, permit) = read(&shared, &headers, body).await?;
     let source = match kind {
         Kind::Torrent => Source::from(bytes),
@@ -77,7 +79,7 @@ pub(super) async fn add(
         root,
         placed_by,
         options,
-    } = Chosen::of(&shared, &query)?;
+    } = Chosen::of(&shared, &query).await?;
     let examined = Examined::read(source, root.clone(), options.name.clone()).await?;
     drop(permit);
     // The search for the torrent of a link may take half a minute, for which others do not wait.
@@ -281,15 +283,22 @@ struct Chosen {
 }
 
 impl Chosen {
-    fn of(shared: &Shared, query: &Query) -> Result<Self, Refusal> {
-        let root = Path::new(query.one("root").unwrap_or_default());
+    async fn of(shared: &Shared, query: &Query) -> Result<Self, Refusal> {
+        let labels = labels::given(query);
+        let of_category = match (query.one("root"), &labels.category) {
+            (None, Some(category)) => labels::folder_of(shared, category).await?,
+            _ => None,
+        };
+        let has_folder = of_category.is_some();
+        let root = query.one("root").map(PathBuf::from).or(of_category).unwrap_or_default();
         let into = query.one("into").map(PathBuf::from);
         let placed_by = ["into", "root"].into_iter().find(|name| query.one(name).is_some());
+        let placed_by = placed_by.or(has_folder.then_some("category"));
         if let Some(into) = into.clone().filter(|into| !is_below(into)) {
             return Err(Error::from(AddError::BadFolder { into }).into());
         }
         // Symbolic links on the way to the new folder are resolved too.
-        let root = shared.roots.find(&into.map_or(root.to_owned(), |into| root.join(into)));
+        let root = shared.roots.find(&into.map_or(root.clone(), |into| root.join(into)));
         let root = root.map_err(|error| Refusal::of("root", StatusCode::FORBIDDEN, error))?;
         let options = AddOptions {
             root: placed_by.map(|_| root.clone()),
@@ -298,6 +307,7 @@ impl Chosen {
             peers: peers(query)?,
             select: selection(query)?,
             limits: limits::given(query)?,
+            labels,
             seeding: limits::seeding_given(query)?,
             order: PieceOrder {
                 sequential: query.flag("sequential")?,

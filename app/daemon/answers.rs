@@ -7,7 +7,7 @@ use axum::Json;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use ecs_torrent_components::commands::{
-    EditTrackersError, RecheckError, SetFilesError, SetLimitsError, SetSeedingError,
+    EditTrackersError, RecheckError, SetFilesError, SetLabelsError, SetLimitsError, SetSeedingError,
 };
 use ecs_torrent_components::dht::DhtError;
 use ecs_torrent_components::links::FollowError;
@@ -211,6 +211,11 @@ impl From<Error> for Refusal {
             Error::Metainfo { .. } | Error::Magnet(_) | Error::Unsupported { .. } => {
                 Self::of("body", StatusCode::BAD_REQUEST, text)
             }
+            Error::Add(AddError::BadLabel(error)) => Self::of(error.what(), StatusCode::BAD_REQUEST, text),
+            Error::SetLabels(SetLabelsError::Label(error)) => match error.what() {
+                "category" => Self::of("category", StatusCode::BAD_REQUEST, text),
+                _ => Self::of("labels", StatusCode::BAD_REQUEST, text),
+            },
             Error::SetLimits(SetLimitsError::Limit(LimitError { name, .. })) => Self::of(
                 format!("limits.{name}"),
                 StatusCode::BAD_REQUEST,

@@ -1,14 +1,17 @@
-//! Changes of a torrent: the limits of its transfer rates, its seeding limits, and the order of its pieces.
+//! Changes of a torrent: the limits of its transfer rates, its seeding limits, its labels, and the order of
+//! its pieces.
 
 use axum::extract::State;
 use axum::http::StatusCode;
+use ecs_torrent_components::commands::SetLimitsError;
 use ecs_torrent_components::wanted::PieceOrderChange;
 use serde::{Deserialize, Deserializer};
 
 use super::Shared;
 use super::answers::Refusal;
+use super::labels::{self, LabelsChange};
 use super::requests::{JsonBody, NamedTorrent, Query};
-use crate::{LimitsPatch, OwnLimit, SeedingAction, SeedingLimits, SeedingPatch, TransferLimits};
+use crate::{Error, LabelsPatch, LimitsPatch, OwnLimit, SeedingAction, SeedingLimits, SeedingPatch, TransferLimits};
 
 /// Changes of a torrent.
 #[derive(Debug, Default, Deserialize)]
@@ -22,6 +25,10 @@ pub(super) struct Changes {
     sequential: Option<bool>,
     #[serde(default)]
     ends_first: Option<bool>,
+    #[serde(default)]
+    labels: Option<LabelsChange>,
+    #[serde(default, deserialize_with = "present")]
+    category: Option<Option<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -92,7 +99,14 @@ pub(super) async fn set(
     };
     // A refusal of limits comes first, so that nothing is changed then.
     seeding.apply(&SeedingLimits::default()).check()?;
-    let has_others = order != PieceOrderChange::default() || seeding != SeedingPatch::default();
+    let limits = patch.apply(&TransferLimits::default()).check();
+    limits.map_err(SetLimitsError::from).map_err(Error::from)?;
+    let labels = labels::patch(changes.labels, changes.category);
+    if labels != LabelsPatch::default() {
+        shared.torrents.set_labels(hash, labels.clone()).await?;
+    }
+    let has_others =
+        labels != LabelsPatch::default() || order != PieceOrderChange::default() || seeding != SeedingPatch::default();
     // A change of nothing reports a torrent that does not exist.
     if patch != LimitsPatch::default() || !has_others {
         shared.torrents.set_limits(hash, patch).await?;

@@ -7,6 +7,7 @@ use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use ecs_torrent_components::changes::Revision;
+use ecs_torrent_components::labels::LabelBounds;
 use ecs_torrent_components::lifecycle::SavedState;
 use ecs_torrent_components::stats::TorrentStats;
 use futures_util::future::join_all;
@@ -59,7 +60,7 @@ enum Column {
 
 impl Column {
     /// The fields by which lists can be sorted, in addition to the two speeds and the place in the queue.
-    const FIELDS: [Field; 21] = [
+    const FIELDS: [Field; 22] = [
         Field::Name,
         Field::Downloaded,
         Field::Size,
@@ -75,6 +76,7 @@ impl Column {
         Field::Completed,
         Field::Wanted,
         Field::Left,
+        Field::Category,
         Field::Private,
         Field::AddedAt,
         Field::CompletedAt,
@@ -124,6 +126,7 @@ impl Column {
                 Field::Completed => number(stats.completed),
                 Field::Wanted => optional(stats.wanted),
                 Field::Left => optional(stats.left),
+                Field::Category => stats.category.as_deref().map_or(Key::Nothing, Key::Text),
                 Field::Private => number(stats.private.into()),
                 Field::AddedAt => number(stats.added_at),
                 Field::CompletedAt => optional(stats.completed_at),
@@ -159,6 +162,10 @@ struct View {
     /// Text in lower case.
     text: Option<String>,
     has_error: Option<bool>,
+    /// Labels that a torrent has, all of them.
+    labels: Vec<String>,
+    /// The category of a torrent; empty for torrents without one.
+    category: Option<String>,
     sort: Option<Column>,
     is_descending: bool,
     offset: usize,
@@ -166,7 +173,7 @@ struct View {
 }
 
 /// The parameters of a view.
-const VIEW_PARAMETERS: [&str; 6] = ["state", "text", "error", "sort", "offset", "limit"];
+const VIEW_PARAMETERS: [&str; 8] = ["state", "text", "error", "label", "category", "sort", "offset", "limit"];
 
 impl View {
     fn parse(query: &Query) -> Result<Self, Refusal> {
@@ -203,6 +210,12 @@ impl View {
         Ok(Self {
             states,
             text: query.one("text").map(str::to_lowercase),
+            labels: query
+                .all("label")
+                .take(LabelBounds::WIDEST.max_per_torrent)
+                .map(str::to_owned)
+                .collect(),
+            category: query.one("category").map(str::to_owned),
             has_error: query.one("error").map(|_| query.flag("error")).transpose()?,
             sort,
             is_descending,
@@ -216,8 +229,11 @@ impl View {
         let name = stats.state.name();
         let is_state = |state: &String| *state == name || stop_of(stats.state) == Some(state);
         let has_text = |text: &String| row.lower_name.contains(text.as_str()) || is_prefix(text, stats);
+        let is_category = |category: &String| stats.category.as_deref().unwrap_or_default() == category;
         (self.states.is_empty() || self.states.iter().any(is_state))
             && self.text.as_ref().is_none_or(has_text)
+            && self.labels.iter().all(|label| stats.labels.contains(label))
+            && self.category.as_ref().is_none_or(is_category)
             && self
                 .has_error
                 .is_none_or(|has_error| has_error == stats.error.is_some())

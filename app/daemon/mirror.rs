@@ -299,6 +299,8 @@ pub(super) mod samples {
             checked: 0,
             pieces: None,
             metadata: None,
+            labels: Vec::new(),
+            category: None,
             limits: Default::default(),
             seeding: Default::default(),
             limit_reached: None,

@@ -120,7 +120,7 @@ pub(super) fn parse_hash(hash: &str) -> Result<InfoHash, Refusal> {
 pub(super) struct Query(Vec<(&'static str, String)>);
 
 /// The parameters that may be given more than once.
-const REPEATABLE: [&str; 4] = ["fields", "peer", "select", "state"];
+const REPEATABLE: [&str; 5] = ["fields", "label", "peer", "select", "state"];
 
 /// Most fields that a request may name, with duplicates: more cannot be meant, and the query is bounded anyway.
 const MAX_FIELDS: usize = 4 * Field::ALL.len();

@@ -16,6 +16,7 @@ use ecs_torrent_protocol::tracker::ScrapeCounts;
 use ecs_torrent_protocol::urls::UrlError;
 
 use crate::hints::LinkHints;
+use crate::labels::{LabelError, Labels, LabelsPatch};
 use crate::queue::QueueChange;
 use crate::rate_limit::{LimitError, LimitsPatch, TransferLimits};
 use crate::seeding::{SeedingLimits, SeedingPatch};
@@ -153,6 +154,9 @@ pub struct AddOptions {
     pub limits: TransferLimits,
     /// The torrent's own seeding limits. A torrent that is listed already keeps its own.
     pub seeding: SeedingLimits,
+    /// The labels and the category of the torrent. A torrent that is listed already keeps its own. Without `root`, a
+    /// category of the settings decides the download folder.
+    pub labels: Labels,
     /// Peers to connect to, in addition to those from trackers.
     pub peers: Vec<SocketAddr>,
     /// Fail the torrent if its data is incomplete, instead of downloading the missing pieces.
@@ -350,6 +354,9 @@ pub enum AddError {
         /// The reason.
         reason: &'static str,
     },
+    /// A label or the category cannot be used.
+    #[error(transparent)]
+    BadLabel(#[from] LabelError),
     /// The folder does not lie below the download folder.
     #[error("{}: a new subfolder (--into) has to be below the download folder", into.display())]
     BadFolder {
@@ -379,7 +386,9 @@ impl AddError {
             }
             Self::Forbidden { reason, .. } | Self::Unsaved(Unsaved { reason, .. }) => reason.to_string(),
             Self::NothingSelected { .. } => "none of its files is selected".to_owned(),
-            Self::Removed { .. } | Self::BadName { .. } | Self::BadFolder { .. } => self.to_string(),
+            Self::Removed { .. } | Self::BadName { .. } | Self::BadFolder { .. } | Self::BadLabel(_) => {
+                self.to_string()
+            }
         }
     }
 }
@@ -872,6 +881,37 @@ pub enum SetQueueError {
     NotFound(#[from] TorrentNotFound),
     /// The session of a torrent that changes its place cannot be written. The places are unchanged.
     #[error("the queue is unchanged: {name}: {0}", name = .0.name)]
+    Unsaved(Unsaved),
+}
+
+/// Changes the labels and the category of a torrent.
+#[derive(Debug)]
+pub struct SetLabels {
+    /// The torrent.
+    pub torrent: InfoHash,
+    /// The change.
+    pub patch: LabelsPatch,
+    /// Answered when the labels are durable, or with the reason for the refusal.
+    pub reply: Reply<Result<(), SetLabelsError>>,
+}
+
+impl AboutTorrent for SetLabels {
+    fn torrent(&self) -> InfoHash {
+        self.torrent
+    }
+}
+
+/// Reasons why the labels of a torrent are not changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SetLabelsError {
+    /// The torrent does not exist.
+    #[error(transparent)]
+    NotFound(#[from] TorrentNotFound),
+    /// A label cannot be used, or there would be too many.
+    #[error(transparent)]
+    Label(#[from] LabelError),
+    /// The torrent's session cannot be written. The labels are unchanged.
+    #[error("{name} is unchanged: {0}", name = .0.name)]
     Unsaved(Unsaved),
 }
 

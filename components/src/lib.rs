@@ -35,6 +35,7 @@ pub mod dht;
 pub mod hints;
 pub mod ids;
 pub mod intent_and_facts;
+pub mod labels;
 pub mod lifecycle;
 pub mod links;
 pub mod messages;

@@ -13,6 +13,7 @@ use ecs_torrent_protocol::hash::InfoHash;
 use ecs_torrent_protocol::wire::Block;
 
 use crate::hints::LinkHints;
+use crate::labels::Labels;
 use crate::lifecycle::Lifecycle;
 use crate::peer::CloseReason;
 use crate::rate_limit::TransferLimits;
@@ -309,6 +310,16 @@ pub struct SeedingGiven {
     pub torrent: Entity,
     /// The limits.
     pub limits: SeedingLimits,
+}
+
+/// A torrent was added with labels or a category. An event for observers.
+#[derive(EntityEvent, Debug, Clone)]
+pub struct LabelsGiven {
+    /// The torrent.
+    #[event_target]
+    pub torrent: Entity,
+    /// The labels and the category.
+    pub labels: Labels,
 }
 
 /// The place of a torrent in the queue has changed. An event for observers.

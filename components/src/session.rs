@@ -170,6 +170,12 @@ pub struct Session {
     /// The seeding limits that were reached.
     #[serde(default, skip_serializing_if = "SeedingRecord::is_empty")]
     pub seeding_record: SeedingRecord,
+    /// The labels of the torrent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<String>,
+    /// The category of the torrent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub category: Option<String>,
     /// The torrent's place in the queue. `None` in sessions of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue_order: Option<i64>,
@@ -559,6 +565,8 @@ impl Session {
             stopped: false,
             recheck: false,
             limits: TransferLimits::default(),
+            labels: Vec::new(),
+            category: None,
             seeding: SeedingLimits::default(),
             seeding_record: SeedingRecord::default(),
             queue_order: None,
@@ -668,6 +676,8 @@ impl Session {
             stopped: self.stopped,
             recheck: self.recheck,
             limits: self.limits,
+            labels: self.labels.clone(),
+            category: self.category.clone(),
             seeding: self.seeding,
             seeding_record: self.seeding_record,
             queue_order: self.queue_order,

@@ -10,7 +10,7 @@ mod ranges;
 mod seeding;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bevy_ecs::prelude::*;
@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::week::{WeekSpan, WeekTime};
 
+use crate::labels::{Category, LabelBounds};
 use crate::networks::Network;
 
 pub use self::changes::{
@@ -74,6 +75,8 @@ pub struct Settings {
     pub session: SessionSettings,
     /// Starting and stopping torrents.
     pub lifecycle: LifecycleSettings,
+    /// Labels and categories of torrents.
+    pub labels: LabelSettings,
 }
 
 /// How often the engine ticks.
@@ -674,6 +677,48 @@ pub struct LimitSettings {
     /// 00:00-24:00` or `daily 22:00-06:00`: local time, in the zone of the variable `TZ` or of `/etc/localtime`. Default
     /// none.
     pub alternative_schedule: Vec<WeekSpan>,
+}
+
+/// Labels and categories of torrents.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LabelSettings {
+    /// Maximum number of labels of a torrent. Default 32.
+    pub max_per_torrent: usize,
+    /// Maximum length of a label, or of the name of a category. Default 64 bytes.
+    pub max_length_bytes: usize,
+    /// Categories with a download folder of their own, such as `(name: "linux", folder: "iso")`. A relative folder is
+    /// relative to the download folder. Clients of the API need a folder in which they may download. Other categories need
+    /// no entry. Default none, at most 1000.
+    pub categories: Vec<Category>,
+}
+
+impl Default for LabelSettings {
+    fn default() -> Self {
+        Self {
+            max_per_torrent: 32,
+            max_length_bytes: 64,
+            categories: Vec::new(),
+        }
+    }
+}
+
+impl LabelSettings {
+    /// Returns the bounds of labels.
+    #[must_use]
+    pub fn bounds(&self) -> LabelBounds {
+        LabelBounds {
+            max_per_torrent: self.max_per_torrent,
+            max_length_bytes: self.max_length_bytes,
+        }
+    }
+
+    /// Returns the download folder of a category, if it has one.
+    #[must_use]
+    pub fn folder_of(&self, category: &str) -> Option<&Path> {
+        let found = self.categories.iter().find(|known| known.name == category);
+        found.map(|category| Path::new(&category.folder))
+    }
 }
 
 /// When alternative limits are in force.

@@ -68,6 +68,10 @@ pub struct TorrentStats {
     pub pieces: Option<PieceCounts>,
     /// Pieces of the metadata that have arrived, and all of them, while metadata is fetched and a peer has offered it.
     pub metadata: Option<MetadataProgress>,
+    /// The torrent's labels, in alphabetic order.
+    pub labels: Vec<String>,
+    /// The torrent's category.
+    pub category: Option<String>,
     /// The torrent's own limits on transfer rates.
     pub limits: TransferLimits,
     /// The torrent's own seeding limits.

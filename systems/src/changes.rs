@@ -10,6 +10,7 @@ use bevy_platform::hash::FixedHasher;
 use ecs_torrent_components::changes::{Changes, GetChanges, RemovedTorrents, Revision};
 use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::commands::CommandQueue;
+use ecs_torrent_components::labels::Labels;
 use ecs_torrent_components::lifecycle::Lifecycle;
 use ecs_torrent_components::messages::{
     BlockAccepted, BlockSent, BlockWasted, LifecycleChanged, MetadataKnown, PeerConnected, PeerDisconnected,
@@ -39,6 +40,7 @@ impl Plugin for ChangesPlugin {
             .add_observer(log_removed)
             .add_observer(log_limited)
             .add_observer(log_unlimited)
+            .add_observer(log_labeled)
             .add_observer(log_seeding_limits)
             .add_observer(log_reached)
             .add_observer(log_place)
@@ -212,6 +214,10 @@ fn log_seeding_limits(limited: On<Insert<SeedingLimits>>, mut log: ResMut<Change
 
 fn log_reached(reached: On<Insert<SeedingRecord>>, mut log: ResMut<ChangeLog>) {
     log.log(reached.entity);
+}
+
+fn log_labeled(labeled: On<Insert<Labels>>, mut log: ResMut<ChangeLog>) {
+    log.log(labeled.entity);
 }
 
 fn log_place(changed: On<PlaceChanged>, mut log: ResMut<ChangeLog>) {

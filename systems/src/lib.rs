@@ -47,6 +47,7 @@ pub mod greeting;
 pub mod handshaking;
 pub mod having;
 pub mod hints;
+pub mod labels;
 pub mod lifecycle;
 pub mod limits;
 pub mod lsd;
@@ -92,7 +93,7 @@ pub mod verification;
 /// beside it.
 ///
 /// Some features are optional: [`smart_ban`], [`suggesting`], [`trackers`] (with or without scrapes and edits),
-/// [`pex`], [`lsd`], [`following`] (with or without [`dht`], which it needs), [`seeding`], [`queue`], [`extensions`],
+/// [`pex`], [`lsd`], [`following`] (with or without [`dht`], which it needs), [`labels`], [`seeding`], [`queue`], [`extensions`],
 /// [`metadata`], [`hints`], [`stats`], [`changes`] and [`dates`] can be left out with
 /// [`PluginGroupBuilder::disable`](bevy_app::PluginGroupBuilder::disable).
 ///
@@ -107,6 +108,7 @@ impl PluginGroup for TorrentPlugins {
             .add(OrderPlugin)
             .add(settings::SettingsPlugin)
             .add(limits::LimitsPlugin)
+            .add(labels::LabelsPlugin)
             .add(streams::StreamsPlugin)
             .add(accepting::AcceptingPlugin)
             .add(handshaking::HandshakingPlugin)
@@ -209,6 +211,8 @@ pub enum AnnounceSet {
     Files,
     /// Changes the limits of torrents.
     Limits,
+    /// Changes the labels of torrents.
+    Labels,
     /// Changes the seeding limits of torrents.
     SeedingLimits,
     /// Changes the places of torrents in the queue.
@@ -358,9 +362,10 @@ impl Plugin for OrderPlugin {
 /// The order of the features within [`TickSet::Announce`].
 fn order_announce(app: &mut App) {
     use AnnounceSet::{
-        Begin, Completion, Files, Have, Lifecycle, Limits, Ownership, Prepare, Privacy, Queue, SeedingLimits, Trackers,
+        Begin, Completion, Files, Have, Labels, Lifecycle, Limits, Ownership, Prepare, Privacy, Queue, SeedingLimits,
+        Trackers,
     };
-    let changes = (Files, Limits, SeedingLimits, Queue).chain();
+    let changes = (Files, Limits, SeedingLimits, Labels, Queue).chain();
     let states = (Prepare, Privacy, Have, Lifecycle).chain();
     app.configure_sets(
         Tick,

@@ -9,6 +9,7 @@ use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::candidates::{CandidateSource, CandidateSources, Candidates, SourceCounts};
 use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::commands::{CommandQueue, GetFiles, GetStats, ListTorrents, TorrentNotFound};
+use ecs_torrent_components::labels::Labels;
 use ecs_torrent_components::lifecycle::Readiness;
 use ecs_torrent_components::peer::{Direction, Peer, PeerPieces, PeerRates, PeerState, Transport};
 use ecs_torrent_components::queue::{ForcedStart, QueueOrder, QueueStats, SlowTransfer};
@@ -86,6 +87,7 @@ type TorrentData = (
         Option<&'static WantedPieces>,
         Option<&'static FileChoice>,
         Option<&'static TransferLimits>,
+        Option<&'static Labels>,
     ),
     (
         Option<&'static SeedingLimits>,
@@ -166,7 +168,7 @@ impl StatsParams<'_, '_> {
             (counters, activity, dates, rates),
             storage,
             sizes,
-            (wanted, choice, limits),
+            (wanted, choice, limits, labels),
             (seeding, record, seeding_time, (order_in_queue, forced, slow)),
             check,
             fetch,
@@ -204,6 +206,8 @@ impl StatsParams<'_, '_> {
                 size: geometry.piece_length(),
             }),
             metadata: fetch.and_then(metadata_progress),
+            labels: labels.map_or_else(Vec::new, |labels| labels.labels.iter().cloned().collect()),
+            category: labels.and_then(|labels| labels.category.clone()),
             limits: limits.copied().unwrap_or_default(),
             seeding: seeding.copied().unwrap_or_default(),
             limit_reached: record.and_then(|record| record.reached),

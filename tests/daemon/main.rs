@@ -33,6 +33,7 @@ mod fields;
 mod flooding;
 mod formats;
 mod impostors;
+mod labels;
 mod limits;
 mod lists;
 mod logins;

@@ -82,6 +82,8 @@ fn session() -> Session {
         paused: true,
         stopped: true,
         recheck: true,
+        labels: vec!["linux".into(), "über".into()],
+        category: Some("iso".into()),
         limits: TransferLimits {
             download_bytes_per_s: Some(20_000),
             upload_bytes_per_s: None,

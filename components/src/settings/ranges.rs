@@ -5,10 +5,12 @@
 
 use std::ops::RangeInclusive;
 
+use crate::labels::LabelBounds;
+
 use super::{
-    DhtSettings, LEAST_LIMIT, LifecycleSettings, LimitSettings, LsdSettings, MetadataSettings, NO_LIMIT, NO_RATIO,
-    NO_TIME, NetSettings, PeerSettings, PexSettings, QueueSettings, RequestSettings, SeedingSettings, SessionSettings,
-    Settings, StorageSettings, TickSettings, TrackerSettings, UploadSettings,
+    DhtSettings, LEAST_LIMIT, LabelSettings, LifecycleSettings, LimitSettings, LsdSettings, MetadataSettings, NO_LIMIT,
+    NO_RATIO, NO_TIME, NetSettings, PeerSettings, PexSettings, QueueSettings, RequestSettings, SeedingSettings,
+    SessionSettings, Settings, StorageSettings, TickSettings, TrackerSettings, UploadSettings,
 };
 
 /// A numeric setting, with its value and its range.
@@ -102,6 +104,9 @@ pub enum SettingError {
 
 /// Most entries of `peers.blocked`.
 const MAX_BLOCKED: usize = 10_000;
+
+/// Most entries of `labels.categories`.
+const MAX_CATEGORIES: usize = 1000;
 
 impl SettingError {
     /// Returns the section and the name of the setting.
@@ -357,6 +362,11 @@ const ORDERED: [(&str, &str, &str); 5] = [
     ("trackers", "backoff_s", "max_backoff_s"),
 ];
 
+setting_ranges!(LabelSettings, "labels" {
+    max_per_torrent: 1..=LabelBounds::WIDEST.max_per_torrent as u64,
+    max_length_bytes: 1..=LabelBounds::WIDEST.max_length_bytes as u64,
+});
+
 impl Numbers for Settings {
     fn numbers(&self) -> Vec<Number> {
         [
@@ -376,6 +386,7 @@ impl Numbers for Settings {
             self.lsd.numbers(),
             self.session.numbers(),
             self.lifecycle.numbers(),
+            self.labels.numbers(),
         ]
         .concat()
     }
@@ -387,14 +398,19 @@ impl Settings {
     /// # Errors
     /// Returns the first invalid setting.
     pub fn check(&self) -> Result<(), SettingError> {
-        let count = self.peers.blocked.len();
-        if count > MAX_BLOCKED {
-            return Err(SettingError::Length {
-                section: "peers",
-                name: "blocked",
-                count,
-                most: MAX_BLOCKED,
-            });
+        let lists = [
+            ("peers", "blocked", self.peers.blocked.len(), MAX_BLOCKED),
+            ("labels", "categories", self.labels.categories.len(), MAX_CATEGORIES),
+        ];
+        for (section, name, count, most) in lists {
+            if count > most {
+                return Err(SettingError::Length {
+                    section,
+                    name,
+                    count,
+                    most,
+                });
+            }
         }
         check_numbers(&self.numbers())
     }

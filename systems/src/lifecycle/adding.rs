@@ -13,7 +13,7 @@ use ecs_torrent_components::commands::{
 };
 use ecs_torrent_components::lifecycle::{AwaitingSession, ChangedFacts};
 use ecs_torrent_components::messages::{
-    FailTorrent, FilesSelected, HintsGiven, LimitsGiven, Remedy, SeedingGiven, TorrentAdded, TrackersGiven,
+    FailTorrent, FilesSelected, HintsGiven, LabelsGiven, LimitsGiven, Remedy, SeedingGiven, TorrentAdded, TrackersGiven,
 };
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::settings::Settings;
@@ -61,7 +61,7 @@ pub(super) fn add_torrents(
     let waiting = std::mem::take(&mut adds.waiting);
     let waiting = waiting.into_iter().map(|add| (add.command, Some(add.event)));
     for (command, waited_for) in waiting.chain(queue.0.drain(..).map(|command| (command, None))) {
-        if let Err(error) = naming::check(&command.options, &command.source) {
+        if let Err(error) = naming::check(&command.options, &command.source, &adder.settings.labels) {
             command.reply.send(Err(error));
         } else if !command.is_resumed && !survey.request(&wakeup, adder.clock.now()).is_done() {
             let event = DecidingEvent::Survey;
@@ -136,7 +136,7 @@ impl TorrentAdder<'_, '_> {
             (TorrentSource::Metainfo(metainfo), None) => Some(metainfo.clone()),
             (TorrentSource::InfoHash(_), _) => None,
         };
-        let root = naming::root_of(options, &self.settings.storage.download_dir);
+        let root = naming::root_of(options, &self.settings);
         let opening = Opening {
             has_root: root.is_some(),
             is_resumed,
@@ -212,6 +212,10 @@ impl TorrentAdder<'_, '_> {
         if !options.limits.is_unlimited() {
             let limits = options.limits;
             self.commands.trigger(LimitsGiven { torrent, limits });
+        }
+        if !options.labels.is_empty() {
+            let labels = options.labels.clone();
+            self.commands.trigger(LabelsGiven { torrent, labels });
         }
         if !options.seeding.is_inherited() {
             let limits = options.seeding;

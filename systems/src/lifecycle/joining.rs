@@ -117,7 +117,7 @@ impl Joiner<'_, '_> {
 
     /// Applies the options to a torrent whose files are not examined yet. Returns whether they change anything.
     fn apply(&mut self, listed: &mut ListedItem<'_, '_>, options: &AddOptions, is_retried: bool) -> bool {
-        let root = naming::root_of(options, &self.settings.storage.download_dir);
+        let root = naming::root_of(options, &self.settings);
         let has_moved = root.as_ref().is_some_and(|root| *root != listed.storage.root);
         if let Some(root) = root {
             listed.storage.root = root;

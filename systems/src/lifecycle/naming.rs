@@ -1,24 +1,32 @@
 //! Location of a torrent's files: the folder and the name that the user chose.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, PathBuf};
 use std::sync::Arc;
 
 use ecs_torrent_components::commands::{AddError, AddOptions, TorrentSource};
+use ecs_torrent_components::settings::{LabelSettings, Settings};
 use ecs_torrent_protocol::files::{FileEntry, FileTable};
 use ecs_torrent_protocol::metainfo::Metainfo;
 use ecs_torrent_protocol::safe_path::check_name;
 
-/// Returns the download folder that the options name, if any.
-pub(super) fn root_of(options: &AddOptions, download_dir: &Path) -> Option<PathBuf> {
-    let root = options.root.clone();
+/// Returns the download folder that the options name, if any: themselves, or by their category.
+pub(super) fn root_of(options: &AddOptions, settings: &Settings) -> Option<PathBuf> {
+    let download_dir = &settings.storage.download_dir;
+    let of_category = || {
+        let folder = settings.labels.folder_of(options.labels.category.as_deref()?)?;
+        Some(download_dir.join(folder))
+    };
+    let root = options.root.clone().or_else(of_category);
     match &options.into {
         Some(into) => Some(root.unwrap_or_else(|| download_dir.to_owned()).join(into)),
         None => root,
     }
 }
 
-/// Refuses folders and names that lead out of the download folder or would be changed, and selections without a file.
-pub(super) fn check(options: &AddOptions, source: &TorrentSource) -> Result<(), AddError> {
+/// Refuses folders and names that lead out of the download folder or would be changed, selections without a file, and labels
+/// that cannot be used.
+pub(super) fn check(options: &AddOptions, source: &TorrentSource, labels: &LabelSettings) -> Result<(), AddError> {
+    options.labels.check(labels.bounds())?;
     if let TorrentSource::Metainfo(metainfo) = source
         && options.select.excludes_all(&metainfo.info.files)
     {
@@ -58,6 +66,7 @@ pub(crate) fn renamed(metainfo: &Arc<Metainfo>, name: &str) -> Arc<Metainfo> {
 
 #[cfg(test)]
 mod tests {
+    use ecs_torrent_components::labels::{Category, Labels};
     use ecs_torrent_components::selection::FileSelection;
 
     use super::*;
@@ -69,7 +78,7 @@ mod tests {
             ..AddOptions::default()
         };
         let source = TorrentSource::Metainfo(crate::testing::content().0);
-        let checked = |options: &AddOptions| check(options, &source);
+        let checked = |options: &AddOptions| check(options, &source, &LabelSettings::default());
         for name in ["", ".", "..", ".ssh", "a/b", "a\\b", "a\nb", "a\u{202e}b"] {
             assert!(
                 matches!(checked(&named(name)), Err(AddError::BadName { .. })),
@@ -98,7 +107,38 @@ mod tests {
                 is_refused
             );
         }
-        let root = root_of(&into("new"), Path::new("/downloads"));
-        assert_eq!(root, Some("/downloads/new".into()));
+        let mut settings = Settings::default();
+        settings.storage.download_dir = "/downloads".into();
+        let root = |options: &AddOptions| root_of(options, &settings);
+        assert_eq!(root(&into("new")), Some("/downloads/new".into()));
+        assert_eq!(root(&AddOptions::default()), None);
+    }
+
+    /// The folder of a category is the default of the one that a user names.
+    #[test]
+    fn a_category_names_a_folder() {
+        let mut settings = Settings::default();
+        settings.storage.download_dir = "/downloads".into();
+        for (name, folder) in [("tv", "shows"), ("iso", "/iso")] {
+            let (name, folder) = (name.into(), folder.into());
+            settings.labels.categories.push(Category { name, folder });
+        }
+        let of = |category: &str, into: Option<&str>, root: Option<&str>| {
+            let labels = Labels {
+                category: Some(category.into()),
+                ..Labels::default()
+            };
+            let options = AddOptions {
+                labels,
+                into: into.map(Into::into),
+                root: root.map(Into::into),
+                ..AddOptions::default()
+            };
+            root_of(&options, &settings)
+        };
+        assert_eq!(of("tv", None, None), Some("/downloads/shows".into()));
+        assert_eq!(of("iso", Some("new"), None), Some("/iso/new".into()));
+        assert_eq!(of("iso", None, Some("/other")), Some("/other".into()));
+        assert_eq!(of("unknown", None, None), None);
     }
 }

@@ -12,6 +12,7 @@ use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::Removed;
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::hints::KeptHints;
+use ecs_torrent_components::labels::Labels;
 use ecs_torrent_components::messages::{
     BlockAccepted, BlockSent, FailTorrent, PieceStored, Remedy, TorrentCompleted, TorrentFailed, TorrentStarted,
 };
@@ -71,6 +72,7 @@ pub(super) struct Saved {
     has_edited_trackers: Has<EditedTrackers>,
     choice: Option<&'static FileChoice>,
     limits: Option<&'static TransferLimits>,
+    labels: Option<&'static Labels>,
     hints: Option<&'static KeptHints>,
     seeding: (
         Option<&'static SeedingLimits>,
@@ -427,12 +429,15 @@ impl SavedItem<'_, '_> {
         forget_pieces(session, pieces.into_iter());
     }
 
-    /// Writes the user's choice of files, and limits, and the hints of magnet links into a session.
+    /// Writes the user's choice of files, limits and labels, and the hints of magnet links into a session.
     fn save_choice(&self, session: &mut Session) {
         if let Some(choice) = self.choice {
             choice.save(session);
         }
         session.limits = self.limits.copied().unwrap_or_default();
+        let labels = self.labels.cloned().unwrap_or_default();
+        session.labels = labels.labels.into_iter().collect();
+        session.category = labels.category;
         let hints = self.hints.filter(|_| self.known.is_none());
         session.hints = hints.map(|hints| hints.0.clone()).unwrap_or_default();
         let (order, is_forced) = self.queue;
