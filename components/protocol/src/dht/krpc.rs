@@ -231,18 +231,14 @@ impl Reply<'_> {
         }
     }
 
-    /// The listed nodes of one family, at most [`MAX_LISTED`].
+    /// The listed nodes of one family, at most [`MAX_LISTED`]. An IPv4 address in IPv6 form belongs to neither family's
+    /// list: its node would answer in the other network.
     pub fn contacts(&self, family: Family) -> impl Iterator<Item = (NodeId, SocketAddr)> + '_ {
         let list = match family {
             Family::V4 => self.nodes,
             Family::V6 => self.nodes6,
         };
-        list.chunks_exact(contact_bytes(family))
-            .take(MAX_LISTED)
-            .filter_map(move |entry| {
-                let (id, address) = entry.split_first_chunk()?;
-                Some((NodeId(*id), crate::compact::read_address(address)?))
-            })
+        read_contacts(list, family).take(MAX_LISTED)
     }
 }
 
@@ -323,6 +319,16 @@ pub fn contact_bytes(family: Family) -> usize {
         Family::V4 => 26,
         Family::V6 => 38,
     }
+}
+
+/// Reads the entries of `nodes` or `nodes6`, without those whose address is of the other family.
+pub(super) fn read_contacts(list: &[u8], family: Family) -> impl Iterator<Item = (NodeId, SocketAddr)> + '_ {
+    let entries = list.chunks_exact(contact_bytes(family));
+    entries.filter_map(move |entry| {
+        let (id, address) = entry.split_first_chunk()?;
+        let address = crate::compact::read_address(address)?;
+        (Family::of(address.ip()) == family).then_some((NodeId(*id), address))
+    })
 }
 
 /// Appends one entry of `nodes` or `nodes6`.

@@ -1,13 +1,11 @@
 //! The state that a node keeps between two runs: its ids, and nodes that have answered.
 
-use std::net::SocketAddr;
-
 use super::Node;
 use super::maintaining::MAX_SAVED;
 use crate::bencode::{BencodeError, Document, Limits, Value};
-use crate::compact::{Family, read_address};
+use crate::compact::Family;
 use crate::dht::id::NodeId;
-use crate::dht::krpc::{contact_bytes, write_contact};
+use crate::dht::krpc::{read_contacts, write_contact};
 use crate::dht::table::{Contact, Quality};
 use crate::time::Timestamp;
 
@@ -65,20 +63,13 @@ impl Node {
             if let Some(id) = id {
                 part.table.set_id(id, now);
             }
-            let saved = list.map(|list| read_contacts(list, family)).unwrap_or_default();
+            let saved = list
+                .map(|list| read_contacts(list, family).collect())
+                .unwrap_or_default();
             part.maintenance.set_saved(saved, now);
         }
         Ok(())
     }
-}
-
-fn read_contacts(list: &[u8], family: Family) -> Vec<(NodeId, SocketAddr)> {
-    let entries = list.chunks_exact(contact_bytes(family));
-    let contacts = entries.filter_map(|entry| {
-        let (id, address) = entry.split_first_chunk()?;
-        Some((NodeId(*id), read_address(address)?))
-    });
-    contacts.collect()
 }
 
 fn write_pair(key: &[u8], value: &[u8], out: &mut Vec<u8>) {

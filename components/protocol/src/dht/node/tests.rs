@@ -468,3 +468,43 @@ fn the_state_is_saved_and_loaded() {
     next.load(b"d2:id3:abc5:nodes3:abce", at(0)).unwrap();
     assert_eq!(next.id(Family::V4), node.id(Family::V4));
 }
+
+/// A node of the IPv6 network lists IPv4 addresses in IPv6 form. Their answers would come from the other network, so that a
+/// search which asked them would never end.
+#[test]
+fn mapped_addresses_are_no_nodes() {
+    let mut node = node();
+    let from = address("[2a01:1::1]:6881");
+    node.add_host(from, at(0));
+    let search = node.search(TARGET, Goal::Nodes, Some(Family::V6), at(0)).unwrap();
+    let entry = |ip: &str| {
+        let ip: std::net::Ipv6Addr = ip.parse().unwrap();
+        [&TARGET.0[..], &ip.octets(), &6881u16.to_be_bytes()].concat()
+    };
+    let list = [entry("::ffff:9.1.1.1"), entry("2a01:2::1")].concat();
+    let mut asked = Vec::new();
+    for millis in (0..30_000).step_by(100) {
+        node.advance(at(millis));
+        while let Some((to, datagram)) = node.next_datagram() {
+            asked.push(to);
+            let packet = Packet::parse(&datagram).unwrap();
+            let reply = Reply {
+                nodes6: &list,
+                ..Reply::new(NodeId([3; 20]))
+            };
+            let answer = message(Body::Reply(reply), packet.message().unwrap().transaction);
+            if to == from {
+                node.receive(&answer, from, at(millis));
+            }
+        }
+    }
+    let is_end = |event: &Event| matches!(event, Event::Finished { search: of, .. } if *of == search);
+    assert!(std::iter::from_fn(|| node.next_event()).any(|event| is_end(&event)));
+    assert!(asked.contains(&address("[2a01:2::1]:6881")), "{asked:?}");
+    assert!(asked.iter().all(SocketAddr::is_ipv6), "{asked:?}");
+    let state = [&b"d6:nodes676:"[..], &list, b"e"].concat();
+    let mut next = self::node();
+    next.load(&state, at(0)).unwrap();
+    let saved = next.save(at(0));
+    assert!(saved.ends_with(&[&b"6:nodes638:"[..], &entry("2a01:2::1"), b"e"].concat()));
+}
