@@ -1,11 +1,11 @@
 //! Compares download times of simulated swarms with the minimum that their links allow, and prints how much each class
-//! of peers uploads and downloads. A table shows crowds of several sizes with several piece lengths.
+//! of peers uploads and downloads. A table shows swarms of several sizes with several piece lengths.
 //!
 //! ```sh
 //! cargo bench --bench efficiency
 //! EFFICIENCY_SEEDS=3 EFFICIENCY_PEERS=30 EFFICIENCY_MIB=16 cargo bench --bench efficiency
 //! EFFICIENCY_SEEDS=0 EFFICIENCY_LATENCY=300 cargo bench --bench efficiency     # the tables alone
-//! EFFICIENCY_SEEDS=0 EFFICIENCY_MIXED=0 EFFICIENCY_CROWDS=20x32x1024,50x64x256 EFFICIENCY_CROWD_SEEDS=3 \
+//! EFFICIENCY_SEEDS=0 EFFICIENCY_MIXED=0 EFFICIENCY_SWARMS=20x32x1024,50x64x256 EFFICIENCY_SWARM_SEEDS=3 \
 //!     cargo bench --bench efficiency                       # some rows: leechers, MiB, KiB of a piece
 //! ```
 
@@ -38,7 +38,7 @@ const OF_EACH: usize = 4;
 const HOME: Link = Link::asymmetric(1 << 20, 4 << 20);
 
 /// Leechers and MiB of the rows of the table.
-const CROWDS: [(usize, u64); 4] = [(10, 32), (20, 32), (50, 64), (100, 64)];
+const SWARMS: [(usize, u64); 4] = [(10, 32), (20, 32), (50, 64), (100, 64)];
 
 /// Piece lengths of the rows of the table, in KiB.
 const PIECES: [u32; 5] = [64, 128, 256, 512, 1024];
@@ -49,7 +49,7 @@ fn main() {
     let mib = number_from("EFFICIENCY_MIB", MIB);
     let line = Link::symmetric(EQUAL);
 
-    println!("flash many_peers: 1 seed, {peers} leechers, equal lines of {EQUAL} B/s, {mib} MiB");
+    println!("flash crowd: 1 seed, {peers} leechers, equal links of {EQUAL} B/s, {mib} MiB");
     let mut ratios: Vec<f64> = (1..=seeds)
         .map(|seed| {
             let begun = Instant::now();
@@ -66,7 +66,7 @@ fn main() {
     if number_from("EFFICIENCY_MIXED", 1) > 0 {
         print_mixed(mib);
     }
-    print_crowds();
+    print_swarms();
 }
 
 /// Prints when the members of each class of a mixed swarm finish, and what they send and receive.
@@ -102,9 +102,9 @@ fn print_mixed(mib: u64) {
 
 /// Leechers, MiB and piece length in KiB of the rows of the table.
 fn rows() -> Vec<(usize, u64, u32)> {
-    let Ok(text) = std::env::var("EFFICIENCY_CROWDS") else {
+    let Ok(text) = std::env::var("EFFICIENCY_SWARMS") else {
         let row = |(leechers, mib)| PIECES.map(|piece_kib| (leechers, mib, piece_kib));
-        return CROWDS.into_iter().flat_map(row).collect();
+        return SWARMS.into_iter().flat_map(row).collect();
     };
     let row = |text: &str| {
         let mut numbers = text.split('x').map(|number| number.parse().ok());
@@ -117,12 +117,12 @@ fn rows() -> Vec<(usize, u64, u32)> {
     rows.collect()
 }
 
-/// Prints the last leecher's time of crowds of several sizes with several piece lengths, over both bounds.
-fn print_crowds() {
+/// Prints the last leecher's time of swarms of several sizes with several piece lengths, over both bounds.
+fn print_swarms() {
     let latency = number_from("EFFICIENCY_LATENCY", 30);
     println!("flash crowds: 1 seed, equal lines of 1 MiB/s up and 4 MiB/s down, {latency} ms");
     println!("  leechers   MiB  piece KiB  done s  x fluid bound  x bound of whole pieces  real s");
-    let seeds = number_from("EFFICIENCY_CROWD_SEEDS", 1);
+    let seeds = number_from("EFFICIENCY_SWARM_SEEDS", 1);
     for (leechers, mib, piece_kib) in rows() {
         for seed in 1..=seeds {
             let begun = Instant::now();

@@ -36,7 +36,7 @@ fn bench_seed(criterion: &mut Criterion) {
             many_peers.tick(now);
         });
     });
-    // Creates a new many_peers, because the first one's clock is years ahead by now.
+    // Creates new peers, because the first one's clock is years ahead by now.
     let mut many_peers = ManyPeers::of_leechers(PEER_COUNT, Arc::default());
     let mut bench = |name, cost: fn(Vec<Duration>) -> Duration| {
         criterion.bench_function(name, |bencher| {
