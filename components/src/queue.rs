@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | [`QueueOrder`], [`ForcedStart`] | intent | the torrent's place, and whether it runs anyway |
 //! | [`SlowTransfer`] | fact | the torrent runs, and is too slow to count |
-//! | [`Waiting`](crate::lifecycle::Waiting) | fact | the torrent has to wait |
+//! | [`Waiting`] | fact | the torrent has to wait |
 
 use bevy_ecs::prelude::*;
 use bevy_ecs::query::QueryData;
