@@ -2,13 +2,16 @@
 //!
 //! A feature takes commands ([`TakeChanges`]), checks and applies them, and lets the torrent be saved. When the save has
 //! ended ([`SettleChanges`]), the feature answers the callers, or undoes the change if it is not durable.
+//!
+//! For a command that sets one component ([`SetComponent`]), [`TakeComponents`] and [`SettleComponents`] do all of that.
 
 use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
 use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::clock::{Clock, Wakeup};
-use ecs_torrent_components::commands::{AboutTorrent, CommandQueue, TorrentNotFound, Unsaved};
+use ecs_torrent_components::commands::{AboutTorrent, CommandQueue, Reply, TorrentNotFound, Unsaved};
 use ecs_torrent_components::lifecycle::Desired;
+use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{Torrent, TorrentIndex};
 
 use crate::lifecycle::Adds;
@@ -133,5 +136,91 @@ impl SettleChanges<'_, '_> {
         let gone = changes.0.extract_if(|torrent, _| !self.torrents.contains(*torrent));
         ended.extend(gone.map(|(torrent, change)| (torrent, change, Ok(()))));
         ended
+    }
+}
+
+/// A command that sets a component of a torrent. A torrent without the component has the default.
+pub(crate) trait SetComponent: AboutTorrent {
+    /// The component.
+    type Component: Component + Clone + Default;
+    /// The reason for a refusal.
+    type Error: From<TorrentNotFound> + Clone + Send + Sync + 'static;
+
+    /// Returns the component with the command's changes, or the reason why it cannot be so.
+    fn changed(&self, current: &Self::Component, settings: &Settings) -> Result<Self::Component, Self::Error>;
+
+    /// Creates the error for a torrent whose session cannot be written.
+    fn unsaved(error: Unsaved) -> Self::Error;
+
+    /// Returns the channel of the answer.
+    fn into_reply(self) -> Reply<Result<(), Self::Error>>;
+}
+
+/// Changes of one torrent's component that are being saved together.
+#[derive(Debug)]
+pub(crate) struct ComponentChange<C: SetComponent> {
+    /// The component before, in case the new one cannot be saved.
+    before: C::Component,
+    replies: Vec<Reply<Result<(), C::Error>>>,
+}
+
+/// The parameters for setting components.
+#[derive(SystemParam)]
+pub(crate) struct TakeComponents<'w, 's, C: SetComponent> {
+    commands: Commands<'w, 's>,
+    queue: ResMut<'w, CommandQueue<C>>,
+    changes: ResMut<'w, DurableChanges<ComponentChange<C>>>,
+    settings: Res<'w, Settings>,
+    taking: TakeChanges<'w, 's>,
+    known: Query<'w, 's, &'static <C as SetComponent>::Component>,
+}
+
+impl<C: SetComponent> TakeComponents<'_, '_, C> {
+    /// Checks and applies the commands, and saves the torrents with them.
+    pub(crate) fn take(&mut self) {
+        let mut begun: EntityHashMap<(C::Component, ComponentChange<C>)> = EntityHashMap::default();
+        let refuse = |command: C, error: TorrentNotFound| command.into_reply().send(Err(error.into()));
+        for (torrent, command) in self.taking.take(&mut self.queue, &self.changes, refuse) {
+            let before = self.known.get(torrent).cloned().unwrap_or_default();
+            let current = begun.get(&torrent).map_or(&before, |(component, _)| component);
+            let after = match command.changed(current, &self.settings) {
+                Ok(after) => after,
+                Err(error) => {
+                    command.into_reply().send(Err(error));
+                    continue;
+                }
+            };
+            let replies = Vec::new();
+            let (component, change) = begun
+                .entry(torrent)
+                .or_insert_with(|| (C::Component::default(), ComponentChange { before, replies }));
+            *component = after;
+            change.replies.push(command.into_reply());
+        }
+        for (torrent, (component, change)) in begun {
+            self.commands.entity(torrent).insert(component);
+            self.taking.save(torrent, change, &mut self.changes);
+        }
+    }
+}
+
+/// The parameters for ending changes of components.
+#[derive(SystemParam)]
+pub(crate) struct SettleComponents<'w, 's, C: SetComponent> {
+    commands: Commands<'w, 's>,
+    changes: ResMut<'w, DurableChanges<ComponentChange<C>>>,
+    settling: SettleChanges<'w, 's>,
+}
+
+impl<C: SetComponent> SettleComponents<'_, '_, C> {
+    /// Answers the changes that are durable, and undoes those that cannot be saved.
+    pub(crate) fn settle(&mut self) {
+        for (torrent, ComponentChange { before, replies }, result) in self.settling.take_ended(&mut self.changes) {
+            if result.is_err() {
+                self.commands.entity(torrent).insert(before);
+            }
+            let answer = result.map_err(C::unsaved);
+            replies.into_iter().for_each(|reply| reply.send(answer.clone()));
+        }
     }
 }

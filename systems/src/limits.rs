@@ -19,7 +19,7 @@ use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_engine::wall::WallClock;
 use ecs_torrent_protocol::time::Timestamp;
 
-use crate::durable::{DurableChanges, has_changes};
+use crate::durable::{ComponentChange, DurableChanges, has_changes};
 use crate::{AnnounceSet, IntakeSet};
 
 /// Limits transfer rates, as the settings say.
@@ -30,7 +30,7 @@ impl Plugin for LimitsPlugin {
         app.init_resource::<RateLimits>()
             .init_resource::<NextChange>()
             .init_resource::<CommandQueue<SetLimits>>()
-            .init_resource::<DurableChanges<changing::LimitsChange>>()
+            .init_resource::<DurableChanges<ComponentChange<SetLimits>>>()
             .add_observer(follow_settings)
             .add_observer(take_limits)
             .add_observer(restore_limits)
@@ -41,7 +41,7 @@ impl Plugin for LimitsPlugin {
                 Tick,
                 (changing::settle_changes, changing::take_changes)
                     .chain()
-                    .run_if(has_changes::<SetLimits, changing::LimitsChange>)
+                    .run_if(has_changes::<SetLimits, ComponentChange<SetLimits>>)
                     .in_set(AnnounceSet::Limits),
             )
             .add_systems(Tick, follow_schedule.run_if(is_due).in_set(IntakeSet::Schedule));

@@ -32,7 +32,7 @@ use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::time::Timestamp;
 
 use crate::conditions::is_due;
-use crate::durable::{DurableChanges, has_changes};
+use crate::durable::{ComponentChange, DurableChanges, has_changes};
 use crate::sessions::{SaveTorrent, SessionState};
 use crate::{AnnounceSet, DecideSet};
 
@@ -45,7 +45,7 @@ impl Plugin for SeedingPlugin {
         app.init_resource::<SeedingWatch>()
             .init_resource::<Deadlines<SeedingCheck>>()
             .init_resource::<CommandQueue<SetSeeding>>()
-            .init_resource::<DurableChanges<changing::SeedingChange>>()
+            .init_resource::<DurableChanges<ComponentChange<SetSeeding>>>()
             .add_message::<SeedingLimitReached>()
             .add_observer(take_limits)
             .add_observer(restore)
@@ -56,7 +56,7 @@ impl Plugin for SeedingPlugin {
                 (
                     (changing::settle_changes, changing::take_changes)
                         .chain()
-                        .run_if(has_changes::<SetSeeding, changing::SeedingChange>)
+                        .run_if(has_changes::<SetSeeding, ComponentChange<SetSeeding>>)
                         .in_set(AnnounceSet::SeedingLimits),
                     (follow_lifecycle, examine)
                         .chain()

@@ -1,62 +1,36 @@
 //! Changes of a torrent's limits: checked, applied, saved, and answered. They are undone if they cannot be saved.
 
-use bevy_ecs::entity::EntityHashMap;
-use bevy_ecs::prelude::*;
-use ecs_torrent_components::commands::{CommandQueue, Reply, SetLimits, SetLimitsError};
+use ecs_torrent_components::commands::{Reply, SetLimits, SetLimitsError, Unsaved};
 use ecs_torrent_components::rate_limit::TransferLimits;
+use ecs_torrent_components::settings::Settings;
 
-use crate::durable::{DurableChanges, SettleChanges, TakeChanges};
+use crate::durable::{SetComponent, SettleComponents, TakeComponents};
 
-/// Changes of one torrent that are being saved together.
-#[derive(Debug)]
-pub(super) struct LimitsChange {
-    /// The limits before, in case the new ones cannot be saved.
-    before: TransferLimits,
-    replies: Vec<Reply<Result<(), SetLimitsError>>>,
+impl SetComponent for SetLimits {
+    type Component = TransferLimits;
+    type Error = SetLimitsError;
+
+    fn changed(&self, current: &TransferLimits, _: &Settings) -> Result<TransferLimits, SetLimitsError> {
+        let after = self.patch.apply(current);
+        after.check()?;
+        Ok(after)
+    }
+
+    fn unsaved(error: Unsaved) -> SetLimitsError {
+        SetLimitsError::Unsaved(error)
+    }
+
+    fn into_reply(self) -> Reply<Result<(), SetLimitsError>> {
+        self.reply
+    }
 }
 
 /// Checks and applies new limits, and saves the torrents with them.
-pub(super) fn take_changes(
-    mut commands: Commands,
-    mut queue: ResMut<CommandQueue<SetLimits>>,
-    mut changes: ResMut<DurableChanges<LimitsChange>>,
-    mut taking: TakeChanges,
-    torrents: Query<&TransferLimits>,
-) {
-    let mut begun: EntityHashMap<(TransferLimits, LimitsChange)> = EntityHashMap::default();
-    let refuse = |command: SetLimits, error| command.reply.send(Err(SetLimitsError::NotFound(error)));
-    for (torrent, command) in taking.take(&mut queue, &changes, refuse) {
-        let before = torrents.get(torrent).copied().unwrap_or_default();
-        let current = begun.get(&torrent).map_or(before, |(limits, _)| *limits);
-        let after = command.patch.apply(&current);
-        if let Err(error) = after.check() {
-            command.reply.send(Err(error.into()));
-            continue;
-        }
-        let replies = Vec::new();
-        let (limits, change) = begun
-            .entry(torrent)
-            .or_insert_with(|| (after, LimitsChange { before, replies }));
-        *limits = after;
-        change.replies.push(command.reply);
-    }
-    for (torrent, (limits, change)) in begun {
-        commands.entity(torrent).insert(limits);
-        taking.save(torrent, change, &mut changes);
-    }
+pub(super) fn take_changes(mut taking: TakeComponents<SetLimits>) {
+    taking.take();
 }
 
 /// Answers the changes that are durable, and undoes those that cannot be saved.
-pub(super) fn settle_changes(
-    mut commands: Commands,
-    mut changes: ResMut<DurableChanges<LimitsChange>>,
-    mut settling: SettleChanges,
-) {
-    for (torrent, LimitsChange { before, replies }, result) in settling.take_ended(&mut changes) {
-        if result.is_err() {
-            commands.entity(torrent).insert(before);
-        }
-        let answer = result.map_err(SetLimitsError::Unsaved);
-        replies.into_iter().for_each(|reply| reply.send(answer.clone()));
-    }
+pub(super) fn settle_changes(mut settling: SettleComponents<SetLimits>) {
+    settling.settle();
 }
