@@ -4,6 +4,7 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use ecs_torrent_components::commands::SetLimitsError;
+use ecs_torrent_components::seeding::action_name;
 use ecs_torrent_components::wanted::PieceOrderChange;
 use serde::{Deserialize, Deserializer};
 
@@ -49,32 +50,18 @@ struct Seeding {
     time_s: Option<OwnLimit>,
     #[serde(deserialize_with = "present")]
     idle_s: Option<OwnLimit>,
-    #[serde(deserialize_with = "present")]
-    action: Option<Option<ActionName>>,
-}
-
-/// The name of what happens when a limit is reached.
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum ActionName {
-    Pause,
-    Remove,
-    SuperSeed,
-}
-
-impl From<ActionName> for SeedingAction {
-    fn from(name: ActionName) -> Self {
-        match name {
-            ActionName::Pause => Self::Pause,
-            ActionName::Remove => Self::Remove,
-            ActionName::SuperSeed => Self::SuperSeed,
-        }
-    }
+    #[serde(deserialize_with = "present_action")]
+    action: Option<Option<SeedingAction>>,
 }
 
 /// Reads a value that is there, even if it is `null`.
 fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
+}
+
+/// Like [`present`], for an action.
+fn present_action<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<SeedingAction>>, D::Error> {
+    action_name::deserialize(deserializer).map(Some)
 }
 
 pub(super) async fn set(
@@ -95,7 +82,7 @@ pub(super) async fn set(
         ratio_percent: changes.seeding.ratio_percent,
         time_s: changes.seeding.time_s,
         idle_s: changes.seeding.idle_s,
-        action: changes.seeding.action.map(|action| action.map(Into::into)),
+        action: changes.seeding.action,
     };
     // A refusal of limits comes first, so that nothing is changed then.
     seeding.apply(&SeedingLimits::default()).check()?;

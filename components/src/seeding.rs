@@ -10,11 +10,14 @@ use std::fmt;
 use std::time::Duration;
 
 use bevy_ecs::prelude::*;
+use bevy_ecs::query::QueryData;
+use ecs_torrent_protocol::time::Timestamp;
 use serde::de::{Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::lifecycle::Desired;
 use crate::settings::{NO_RATIO, NO_TIME, Numbers, SeedingAction, SeedingSettings, SettingError};
-use crate::torrent::Activity;
+use crate::torrent::{Activity, Counters, Have, Layout, Lifecycle, TorrentRates};
 
 /// A kind of limit by which a torrent has seeded enough.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -135,14 +138,23 @@ pub struct SeedingLimits {
     pub action: Option<SeedingAction>,
 }
 
-mod action_name {
+/// The form of a [`SeedingAction`] in JSON: its name, or `null`.
+pub mod action_name {
     use super::{Deserialize, Deserializer, SeedingAction, Serialize, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(action: &Option<SeedingAction>, to: S) -> Result<S::Ok, S::Error> {
+    /// Writes the name.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(action: &Option<SeedingAction>, to: S) -> Result<S::Ok, S::Error> {
         action.map(SeedingAction::name).serialize(to)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SeedingAction>, D::Error> {
+    /// Reads a name.
+    ///
+    /// # Errors
+    /// If no action has the name.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SeedingAction>, D::Error> {
         let name = Option::<String>::deserialize(from)?;
         let action = |name: String| {
             let unknown = || serde::de::Error::unknown_variant(&name, &["pause", "remove", "super_seed"]);
@@ -265,6 +277,39 @@ pub struct Seeded {
     pub time: Duration,
     /// Time since the latest transfer, or since the torrent began to seed in this run.
     pub idle: Duration,
+}
+
+/// The facts that say whether a torrent seeds, and how much it has seeded.
+#[derive(QueryData)]
+pub struct SeedingFacts {
+    desired: &'static Desired,
+    lifecycle: &'static Lifecycle,
+    counters: &'static Counters,
+    rates: &'static TorrentRates,
+    time: &'static SeedingTime,
+    known: Option<(&'static Layout, &'static Have)>,
+}
+
+impl SeedingFactsItem<'_, '_> {
+    /// Whether the torrent holds everything it wants, and is to run.
+    #[must_use]
+    pub fn is_seeding(&self) -> bool {
+        self.lifecycle.is_finished() && *self.desired == Desired::Run
+    }
+
+    /// Returns how much the torrent has seeded.
+    #[must_use]
+    pub fn seeded(&self, now: Timestamp) -> Seeded {
+        let since = self.time.0.since.unwrap_or(now);
+        let active = self.rates.last_payload().map_or(since, |last| last.max(since));
+        let completed = self.known.map_or(0, |(layout, have)| layout.0.size_of(have));
+        Seeded {
+            uploaded: self.counters.uploaded,
+            basis: ratio_basis(self.counters.downloaded, completed),
+            time: self.time.0.total(now),
+            idle: now.since(active),
+        }
+    }
 }
 
 /// Returns the bytes by which the sent payload is divided for a torrent's ratio: the received ones. A torrent that

@@ -20,14 +20,13 @@ use ecs_torrent_components::commands::{
     CommandQueue, PauseOrStart, PauseTorrent, RemoveOptions, RemoveTorrent, Reply, SetSeeding,
 };
 use ecs_torrent_components::deadlines::Deadlines;
-use ecs_torrent_components::lifecycle::Desired;
 use ecs_torrent_components::messages::{BlockSent, LifecycleChanged, SeedingGiven, SeedingLimitReached, SessionLoaded};
 use ecs_torrent_components::seeding::{
-    LimitsInForce, Seeded, SeedingLimit, SeedingLimits, SeedingRecord, SeedingTime, ratio_basis,
+    LimitsInForce, SeedingFacts, SeedingLimit, SeedingLimits, SeedingRecord, SeedingTime,
 };
 use ecs_torrent_components::settings::{SeedingAction, Settings, SettingsChanged, seconds};
 use ecs_torrent_components::super_seeding::SuperSeedsOnly;
-use ecs_torrent_components::torrent::{Activity, Counters, Have, Layout, Lifecycle, Torrent, TorrentRates};
+use ecs_torrent_components::torrent::{Lifecycle, Torrent};
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::time::Timestamp;
 
@@ -212,12 +211,8 @@ fn follow_lifecycle(
 struct Examined {
     entity: Entity,
     torrent: &'static Torrent,
-    desired: &'static Desired,
+    facts: SeedingFacts,
     lifecycle: &'static Lifecycle,
-    counters: &'static Counters,
-    rates: &'static TorrentRates,
-    time: &'static SeedingTime,
-    known: Option<(&'static Layout, &'static Have)>,
     limits: Option<&'static SeedingLimits>,
     record: Option<&'static SeedingRecord>,
     super_seeds: Has<SuperSeedsOnly>,
@@ -252,7 +247,7 @@ fn examine(
         };
         let limits = torrent.limits.copied().unwrap_or_default();
         let limits = limits.in_force(&settings.seeding);
-        match torrent.is_seeding() && limits.has_ratio() {
+        match torrent.facts.is_seeding() && limits.has_ratio() {
             true => watch.by_ratio.insert(entity),
             false => watch.by_ratio.remove(&entity),
         };
@@ -261,26 +256,6 @@ fn examine(
         }
     }
     wakeup.at_next(checks.next());
-}
-
-impl ExaminedItem<'_, '_> {
-    fn is_seeding(&self) -> bool {
-        self.lifecycle.is_finished() && *self.desired == Desired::Run
-    }
-
-    /// Returns how much the torrent has seeded.
-    fn seeded(&self, now: Timestamp) -> Seeded {
-        let Activity { since, .. } = self.time.0;
-        let since = since.unwrap_or(now);
-        let active = self.rates.last_payload().map_or(since, |last| last.max(since));
-        let completed = self.known.map_or(0, |(layout, have)| layout.0.size_of(have));
-        Seeded {
-            uploaded: self.counters.uploaded,
-            basis: ratio_basis(self.counters.downloaded, completed),
-            time: self.time.0.total(now),
-            idle: now.since(active),
-        }
-    }
 }
 
 impl Effects<'_, '_> {
@@ -293,7 +268,7 @@ impl Effects<'_, '_> {
     ) -> Option<Timestamp> {
         let known = torrent.record.copied().unwrap_or_default();
         let mut record = known.updated(&limits);
-        let is_seeding = torrent.is_seeding();
+        let is_seeding = torrent.facts.is_seeding();
         // A torrent that lacks unwanted pieces cannot super-seed.
         let may_super_seed = *torrent.lifecycle == Lifecycle::Seeding;
         if limits.action == SeedingAction::SuperSeed && !may_super_seed {
@@ -302,7 +277,7 @@ impl Effects<'_, '_> {
         if is_seeding && record.super_seeds && limits.action != SeedingAction::SuperSeed {
             record = SeedingRecord::default();
         }
-        let seeded = torrent.seeded(now);
+        let seeded = torrent.facts.seeded(now);
         let mut next = None;
         if is_seeding && record.reached.is_none() {
             match limits.reached(&seeded, &record) {

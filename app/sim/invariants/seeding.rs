@@ -8,13 +8,12 @@ use bevy_ecs::prelude::*;
 use bevy_ecs::query::QueryData;
 use bevy_ecs::relationship::RelationshipTarget;
 use ecs_torrent_components::clock::Clock;
-use ecs_torrent_components::lifecycle::Desired;
 use ecs_torrent_components::messages::LifecycleChanged;
 use ecs_torrent_components::peer::PeerState;
-use ecs_torrent_components::seeding::{Seeded, SeedingLimits, SeedingRecord, SeedingTime, ratio_basis};
+use ecs_torrent_components::seeding::{SeedingFacts, SeedingLimits, SeedingRecord};
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::super_seeding::{SuperSeeding, SuperSeedsOnly};
-use ecs_torrent_components::torrent::{Counters, Have, Layout, Lifecycle, Torrent, TorrentPeers, TorrentRates};
+use ecs_torrent_components::torrent::{Torrent, TorrentPeers};
 use ecs_torrent_protocol::time::Timestamp;
 
 use super::{Invariant, Violations};
@@ -27,12 +26,7 @@ const DELAY: Duration = Duration::from_secs(5);
 pub(super) struct Seeding {
     entity: Entity,
     torrent: &'static Torrent,
-    desired: &'static Desired,
-    lifecycle: &'static Lifecycle,
-    counters: &'static Counters,
-    rates: &'static TorrentRates,
-    time: &'static SeedingTime,
-    sizes: (&'static Layout, &'static Have),
+    facts: SeedingFacts,
     limits: Option<&'static SeedingLimits>,
     record: Option<&'static SeedingRecord>,
     super_seeding: Option<&'static SuperSeeding>,
@@ -53,15 +47,14 @@ pub(super) fn check(
     let now = clock.now();
     let changed: EntityHashSet = changed.read().map(|message| message.torrent).collect();
     for seeding in &torrents {
-        let is_seeding = seeding.lifecycle.is_finished() && *seeding.desired == Desired::Run;
-        if !is_seeding || changed.contains(&seeding.entity) {
+        if !seeding.facts.is_seeding() || changed.contains(&seeding.entity) {
             since.remove(&seeding.entity);
             continue;
         }
         let limits = seeding.limits.copied().unwrap_or_default().in_force(&settings.seeding);
         let record = seeding.record.copied().unwrap_or_default();
         let name = &seeding.torrent.name;
-        if let Some(limit) = limits.reached(&seeding.seeded(now), &record) {
+        if let Some(limit) = limits.reached(&seeding.facts.seeded(now), &record) {
             let limit = limit.name();
             violations.report(&clock, Invariant::Seeding, || {
                 format!("{name} has reached its limit ({limit}) and seeds")
@@ -80,20 +73,6 @@ pub(super) fn check(
             violations.report(&clock, Invariant::Seeding, || {
                 format!("{name} has seeded enough and serves peers")
             });
-        }
-    }
-}
-
-impl SeedingItem<'_, '_> {
-    fn seeded(&self, now: Timestamp) -> Seeded {
-        let since = self.time.0.since.unwrap_or(now);
-        let active = self.rates.last_payload().map_or(since, |last| last.max(since));
-        let (layout, have) = self.sizes;
-        Seeded {
-            uploaded: self.counters.uploaded,
-            basis: ratio_basis(self.counters.downloaded, layout.0.size_of(have)),
-            time: self.time.0.total(now),
-            idle: now.since(active),
         }
     }
 }
