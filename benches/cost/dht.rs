@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use ecs_torrent::protocol::dht::id::NodeId;
-use ecs_torrent::protocol::dht::krpc::{Body, Message, Method, Query, Want};
+use ecs_torrent::protocol::dht::krpc::{Body, Message, Method, PutItem, Query, Want};
 use ecs_torrent::protocol::dht::node::{Node, NodeSettings};
 use ecs_torrent::protocol::time::Timestamp;
 
@@ -70,10 +70,12 @@ const METHODS: &[(&str, Method<'static>)] = &[
         "put of a long value with a wrong token",
         Method::Put {
             token: b"token",
-            value: VALUE,
-            signed: None,
-            salt: b"",
-            cas: None,
+            item: PutItem {
+                value: VALUE,
+                signed: None,
+                salt: b"",
+                cas: None,
+            },
         },
     ),
 ];

@@ -13,7 +13,6 @@ use ecs_torrent_components::settings::{DhtSettings, Settings};
 use ecs_torrent_engine::ports::NetPort;
 use ecs_torrent_engine::ports::net::{DHT_DATAGRAMS, DatagramKind, NetEvent, NetRequest};
 use ecs_torrent_protocol::dht::id::NodeId;
-use ecs_torrent_protocol::dht::items::PutItem;
 use ecs_torrent_protocol::dht::krpc::{Body, MAX_SENT, Message, Method, Packet};
 use ecs_torrent_protocol::dht::node::{NodeSettings, NodeStats};
 use ecs_torrent_protocol::dht::table::K;
@@ -66,21 +65,7 @@ impl Question {
             Method::GetPeers { info_hash, .. } => Some(Self::Get(info_hash)),
             Method::Get { target, .. } => Some(Self::Get(target)),
             Method::AnnouncePeer { info_hash, token, .. } => Some(Self::Store(info_hash, token.to_vec())),
-            Method::Put {
-                token,
-                value,
-                signed,
-                salt,
-                cas,
-            } => {
-                let put = PutItem {
-                    value,
-                    signed,
-                    salt,
-                    cas,
-                };
-                Some(Self::Store(put.target(), token.to_vec()))
-            }
+            Method::Put { token, item } => Some(Self::Store(item.target(), token.to_vec())),
             _ => None,
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ed25519_dalek::{Signature, Signer, SigningKey, Verifier, VerifyingKey};
 
 use super::id::NodeId;
-use super::krpc::{ErrorCode, MAX_SALT, MAX_VALUE, Refusal, Signed};
+use super::krpc::{ErrorCode, MAX_SALT, MAX_VALUE, PutItem, Refusal, Signed};
 use crate::hash::sha1;
 use crate::prefix::site;
 use crate::tally::Tally;
@@ -136,19 +136,6 @@ fn signed_bytes(salt: &[u8], seq: i64, value: &[u8]) -> Vec<u8> {
     bytes.extend(format!("3:seqi{seq}e1:v").into_bytes());
     bytes.extend(value);
     bytes
-}
-
-/// A request to store an item, after its token has been checked.
-#[derive(Debug, Clone, Copy)]
-pub struct PutItem<'a> {
-    /// The bencoded value, exactly as received.
-    pub value: &'a [u8],
-    /// Key and signature of a mutable item.
-    pub signed: Option<Signed<'a>>,
-    /// The salt of a mutable item.
-    pub salt: &'a [u8],
-    /// The sequence number that the stored item must have.
-    pub cas: Option<i64>,
 }
 
 impl PutItem<'_> {

@@ -113,6 +113,19 @@ impl Want {
     }
 }
 
+/// An item to be stored (BEP 44).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PutItem<'a> {
+    /// The bencoded value, exactly as received.
+    pub value: &'a [u8],
+    /// Key and signature of a mutable item.
+    pub signed: Option<Signed<'a>>,
+    /// `salt`: distinguishes the mutable items of one key; empty if absent.
+    pub salt: &'a [u8],
+    /// The sequence number that the stored item must have.
+    pub cas: Option<i64>,
+}
+
 /// A query's method and arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method<'a> {
@@ -156,14 +169,8 @@ pub enum Method<'a> {
     Put {
         /// The token of an earlier reply.
         token: &'a [u8],
-        /// The bencoded value, exactly as received.
-        value: &'a [u8],
-        /// Key and signature, for a mutable item.
-        signed: Option<Signed<'a>>,
-        /// `salt`: distinguishes the mutable items of one key; empty if absent.
-        salt: &'a [u8],
-        /// The sequence number that the stored item must have.
-        cas: Option<i64>,
+        /// The item.
+        item: PutItem<'a>,
     },
     /// Asks for some of the info-hashes that the node has peers of (BEP 51).
     SampleInfohashes {

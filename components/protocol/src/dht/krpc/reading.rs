@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::{
     BLOOM_BYTES, Body, ErrorCode, Filters, KrpcError, MAX_LISTED, MAX_RECEIVED, MAX_SALT, MAX_TOKEN, MAX_TRANSACTION,
-    MAX_VALUE, Message, Method, Query, Refusal, Reply, Samples, Signed, Want,
+    MAX_VALUE, Message, Method, PutItem, Query, Refusal, Reply, Samples, Signed, Want,
 };
 use crate::bencode::{Document, Limits, Value};
 use crate::compact::read_address;
@@ -141,10 +141,12 @@ fn read_put(args: Value<'_>) -> Result<Method<'_>, Refusal> {
     }
     Ok(Method::Put {
         token: read_token(args)?,
-        value: value.raw(),
-        signed,
-        salt: if signed.is_some() { salt } else { &[] },
-        cas: int(args, b"cas"),
+        item: PutItem {
+            value: value.raw(),
+            signed,
+            salt: if signed.is_some() { salt } else { &[] },
+            cas: int(args, b"cas"),
+        },
     })
 }
 

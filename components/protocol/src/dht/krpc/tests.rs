@@ -306,10 +306,12 @@ fn with_message(parts: &Parts, check: impl FnOnce(&Message<'_>)) {
         },
         5 => Method::Put {
             token: &parts.token,
-            value: &value,
-            signed,
-            salt: if is_first { &parts.text } else { &[] },
-            cas: other_seq,
+            item: PutItem {
+                value: &value,
+                signed,
+                salt: if is_first { &parts.text } else { &[] },
+                cas: other_seq,
+            },
         },
         _ => Method::SampleInfohashes { target: info_hash },
     };

@@ -61,7 +61,9 @@ fn method_name<'q>(query: &'q Query<'_>) -> &'q [u8] {
 
 fn write_arguments(query: &Query<'_>, out: &mut Writer) {
     out.raw(b"d");
-    if let Ok(Method::Put { cas: Some(cas), .. }) = query.method {
+    if let Ok(Method::Put { item, .. }) = query.method
+        && let Some(cas) = item.cas
+    {
         out.key_int(b"cas", cas);
     }
     out.pair(b"id", &query.id.0);
@@ -95,21 +97,15 @@ fn write_arguments(query: &Query<'_>, out: &mut Writer) {
             }
             out.pair(b"target", &target.0);
         }
-        Ok(Method::Put {
-            token,
-            value,
-            signed,
-            salt,
-            cas: _,
-        }) => {
-            if let Some(signed) = signed {
+        Ok(Method::Put { token, item }) => {
+            if let Some(signed) = item.signed {
                 out.pair(b"k", signed.key);
-                if !salt.is_empty() {
-                    out.pair(b"salt", salt);
+                if !item.salt.is_empty() {
+                    out.pair(b"salt", item.salt);
                 }
                 out.key_int(b"seq", signed.seq).pair(b"sig", signed.signature);
             }
-            out.pair(b"token", token).raw(b"1:v").raw(value);
+            out.pair(b"token", token).raw(b"1:v").raw(item.value);
         }
         Ok(Method::Ping | Method::Unknown { .. }) | Err(_) => {}
     }

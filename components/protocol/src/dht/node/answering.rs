@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{Event, Node, Purpose, VERSION};
 use crate::compact::Family;
 use crate::dht::id::NodeId;
-use crate::dht::items::{Item, Proof, PutItem};
+use crate::dht::items::{Item, Proof};
 use crate::dht::krpc::{
     BLOOM_BYTES, Body, ErrorCode, Filters, Message, Method, Query, Refusal, Reply, Samples, Want, contact_bytes,
     write_contact,
@@ -197,22 +197,10 @@ impl Node {
             Method::Get { target, newer_than } => {
                 self.answer_get(target, newer_than, want, space, from, &mut parts, now);
             }
-            Method::Put {
-                token,
-                value,
-                signed,
-                salt,
-                cas,
-            } => {
-                let put = PutItem {
-                    value,
-                    signed,
-                    salt,
-                    cas,
-                };
-                self.check_token(token, from, put.target(), now)?;
+            Method::Put { token, item } => {
+                self.check_token(token, from, item.target(), now)?;
                 let own_id = self.id(Family::of(from.ip()));
-                self.items.put(&put, from.ip(), own_id, now)?;
+                self.items.put(&item, from.ip(), own_id, now)?;
             }
             Method::SampleInfohashes { target } => {
                 let part = &mut self.families[Family::of(from.ip()) as usize];

@@ -10,7 +10,7 @@ use crate::compact::Family;
 use crate::dht::bloom::BloomFilter;
 use crate::dht::id::NodeId;
 use crate::dht::items::{Item, Proof, check_sequence};
-use crate::dht::krpc::{ErrorCode, Message, Method, Reply, Want};
+use crate::dht::krpc::{ErrorCode, Message, Method, PutItem, Reply, Want};
 use crate::dht::lookup::{Lookup, StorageNode};
 use crate::dht::table::K;
 use crate::prefix::is_local;
@@ -163,11 +163,13 @@ impl Search {
             }),
             Goal::Put { item, salt, cas } => Some(Method::Put {
                 token: &node.token,
-                value: &item.value,
-                signed: item.proof.as_ref().map(Proof::as_signed),
-                salt,
-                // BEP 44: not for a node that has nothing yet.
-                cas: cas.filter(|_| self.holders.contains(&node.address)),
+                item: PutItem {
+                    value: &item.value,
+                    signed: item.proof.as_ref().map(Proof::as_signed),
+                    salt,
+                    // BEP 44: not for a node that has nothing yet.
+                    cas: cas.filter(|_| self.holders.contains(&node.address)),
+                },
             }),
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::dht::items::{Item, immutable_target, mutable_target, public_key};
-use crate::dht::krpc::{Reply, write_contact};
+use crate::dht::krpc::{PutItem, Reply, write_contact};
 use crate::dht::limits::MAX_AMPLIFICATION;
 
 const ASKER: NodeId = NodeId([9; 20]);
@@ -354,10 +354,12 @@ fn items_are_stored_and_returned() {
     let put = |token: &[u8]| {
         let method = Method::Put {
             token,
-            value: &item.value,
-            signed: item.proof.as_ref().map(|proof| proof.as_signed()),
-            salt: b"salt",
-            cas: None,
+            item: PutItem {
+                value: &item.value,
+                signed: item.proof.as_ref().map(|proof| proof.as_signed()),
+                salt: b"salt",
+                cas: None,
+            },
         };
         query(method, false, None)
     };
@@ -372,10 +374,12 @@ fn items_are_stored_and_returned() {
     let other = query(
         Method::Put {
             token: &token,
-            value: b"1:x",
-            signed: None,
-            salt: b"",
-            cas: None,
+            item: PutItem {
+                value: b"1:x",
+                signed: None,
+                salt: b"",
+                cas: None,
+            },
         },
         false,
         None,

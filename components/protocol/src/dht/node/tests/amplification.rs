@@ -56,10 +56,12 @@ fn full_node(settings: NodeSettings) -> (Node, [NodeId; 2]) {
         let token = with_reply(&answer, |reply| reply.token.unwrap().to_vec());
         let put = Method::Put {
             token: &token,
-            value: &item.value,
-            signed: item.proof.as_ref().map(Proof::as_signed),
-            salt,
-            cas: None,
+            item: PutItem {
+                value: &item.value,
+                signed: item.proof.as_ref().map(Proof::as_signed),
+                salt,
+                cas: None,
+            },
         };
         assert_eq!(
             error_code(&ask(&mut node, &query(put, true, None), from, at(200_000)).unwrap()),
@@ -86,10 +88,12 @@ fn questions([mutable, immutable]: [NodeId; 2]) -> Vec<(&'static str, Vec<u8>)> 
     };
     let put = Method::Put {
         token: b"x",
-        value: b"0:",
-        signed: None,
-        salt: b"",
-        cas: None,
+        item: PutItem {
+            value: b"0:",
+            signed: None,
+            salt: b"",
+            cas: None,
+        },
     };
     let get = |target, newer_than| Method::Get { target, newer_than };
     let methods = [
