@@ -1,5 +1,5 @@
-//! The commands that talk to a running daemon: `add`, `list`, `stats`, `files`, `peers`, `trackers`, `limit`, `queue`,
-//! `pause`, `start`, `recheck`, `stop`, `resume`, `remove`, `shutdown`.
+//! The commands that talk to a running daemon: `add`, `list`, `stats`, `files`, `peers`, `trackers`, `limit`, `label`,
+//! `queue`, `pause`, `start`, `recheck`, `stop`, `resume`, `remove`, `shutdown`.
 
 pub(super) mod blocking;
 mod connection;

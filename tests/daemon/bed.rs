@@ -177,6 +177,19 @@ impl Daemon {
         daemon
     }
 
+    /// Kills the daemon, and waits until it is gone.
+    pub fn kill(mut self) {
+        self.process.signal(Signal::KILL);
+        self.process.wait();
+    }
+
+    /// Kills the daemon, and starts another one in its folder.
+    pub fn kill_and_start(self) -> Self {
+        let folder = self.folder.clone();
+        self.kill();
+        Self::start(&folder)
+    }
+
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap()
     }

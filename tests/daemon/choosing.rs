@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::Path;
 
-use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::bed::{Daemon, command, succeed, wait_until};
@@ -58,7 +57,7 @@ fn files_are_chosen_at_the_add_and_later() {
     let (temporary, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let folder = temporary.path();
     let (seed, hash, bytes) = seed_album(other.path());
-    let mut daemon = Daemon::start(folder);
+    let daemon = Daemon::start(folder);
     daemon
         .post("/api/v1/torrents?files=4-9", &bytes)
         .refused(400, Some("select"));
@@ -87,9 +86,7 @@ fn files_are_chosen_at_the_add_and_later() {
         patch(&daemon, &hash, &json!({"skip": "all", "high": "1, 3-3"})).status,
         204
     );
-    daemon.process.signal(Signal::KILL);
-    daemon.process.wait();
-    let daemon = Daemon::start(folder);
+    let daemon = daemon.kill_and_start();
     assert_eq!(priorities(&daemon, &hash), ["skip", "high", "skip", "high"]);
     wait_for_state(&daemon, &hash, "seeding");
     assert!(
@@ -138,7 +135,7 @@ fn the_order_of_pieces_is_chosen() {
     let (hash, bytes) = write_album(folder);
     fs::remove_dir_all(folder.join("album")).unwrap();
     fs::write(folder.join("album.torrent"), &bytes).unwrap();
-    let mut daemon = Daemon::start(folder);
+    let daemon = Daemon::start(folder);
     let order = |daemon: &Daemon| {
         let path = format!("/api/v1/torrents/{hash}?fields=sequential,ends_first");
         daemon.get(&path).json()
@@ -160,9 +157,7 @@ fn the_order_of_pieces_is_chosen() {
     }
     let change = json!({"sequential": false, "ends_first": true});
     assert_eq!(patch_at(&daemon, &path, &change).status, 204);
-    daemon.process.signal(Signal::KILL);
-    daemon.process.wait();
-    let daemon = Daemon::start(folder);
+    let daemon = daemon.kill_and_start();
     assert_eq!(order(&daemon), change);
     succeed(folder, &["files", &hash, "--sequential", "on", "--ends-first", "off"]);
     assert_eq!(order(&daemon), json!({"sequential": true, "ends_first": false}));
@@ -182,13 +177,11 @@ fn a_magnet_link_selects_files() {
     let (temporary, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let folder = temporary.path();
     let (seed, hash, _) = seed_album(other.path());
-    let mut daemon = Daemon::start(folder);
+    let daemon = Daemon::start(folder);
     let link = format!("magnet:?xt=urn:btih:{hash}&dn=album&so=1,3-9");
     succeed(folder, &["add", &link]);
     // The selection is kept while the files are not known.
-    daemon.process.signal(Signal::KILL);
-    daemon.process.wait();
-    let daemon = Daemon::start(folder);
+    let daemon = daemon.kill_and_start();
     patch(&daemon, &hash, &json!({"skip": "0"})).refused(409, None);
     succeed(
         folder,

@@ -12,6 +12,7 @@ use ecs_torrent::protocol::pex::{PEX, PexMessage};
 use crate::bed::{Daemon, succeed, torrent, torrent_with, wait_until};
 use crate::capture::{Capture, Conversation};
 use crate::skipping::skip;
+use crate::unshare::{can_unshare, run_again};
 
 /// Environment variable that is set in the process that runs a test in a network namespace of its own.
 const MARK: &str = "ECS_TORRENT_NETWORK_NAMESPACE";
@@ -25,23 +26,12 @@ fn has_local_network(test: &str) -> bool {
     if std::env::var_os(MARK).is_some() {
         return true;
     }
-    let is_possible = |arguments: &[&str]| {
-        let probe = Command::new("unshare").args(arguments).args(["ip", "link"]).output();
-        probe.is_ok_and(|output| output.status.success())
-    };
     let kinds: [&[&str]; 2] = [&["--net"], &["--map-root-user", "--net"]];
-    let Some(namespace) = kinds.into_iter().find(|arguments| is_possible(arguments)) else {
+    let Some(namespace) = kinds.into_iter().find(|kind| can_unshare(kind, &["ip", "link"])) else {
         skip(test, "it takes root or user namespaces, and `ip`");
         return false;
     };
-    let this = std::env::current_exe().unwrap();
-    let mut command = Command::new("unshare");
-    command.args(namespace).arg(this).args([test, "--exact", "--nocapture"]);
-    let output = command.env(MARK, "1").output().unwrap();
-    let text = [output.stdout, output.stderr].concat();
-    let text = String::from_utf8_lossy(&text);
-    assert!(output.status.success(), "{text}");
-    assert!(text.contains("1 passed"), "{test} is no test:\n{text}");
+    run_again(test, namespace, MARK);
     false
 }
 

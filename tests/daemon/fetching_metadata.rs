@@ -13,7 +13,6 @@ use ecs_torrent::protocol::metadata::{METADATA, MetadataMessage, PIECE_LEN, piec
 use ecs_torrent::protocol::metainfo::torrent_file;
 use ecs_torrent::protocol::peer_id::PeerId;
 use ecs_torrent::protocol::wire::{HANDSHAKE_LEN, Handshake, Message, Reserved};
-use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::bed::{Daemon, PATIENCE, succeed, torrent, wait_until};
@@ -172,8 +171,7 @@ fn metadata_is_fetched_in_spite_of_kills_pauses_and_stops() {
         connection
     };
     let first = send_some(&daemon, 2);
-    daemon.process.signal(Signal::KILL);
-    daemon.process.wait();
+    daemon.kill();
     drop(first);
 
     daemon = Daemon::start_with(folder, &arguments);
@@ -181,8 +179,7 @@ fn metadata_is_fetched_in_spite_of_kills_pauses_and_stops() {
     assert_eq!(daemon.post(&format!("/api/v1/torrents/{hash}/pause"), b"").status, 204);
     drop(second);
     // The kill of a paused torrent changes nothing either.
-    daemon.process.signal(Signal::KILL);
-    daemon.process.wait();
+    daemon.kill();
     daemon = Daemon::start_with(folder, &arguments);
     let state = |daemon: &Daemon| daemon.get(&format!("/api/v1/torrents/{hash}?fields=state")).json()["state"].clone();
     wait_until("the pause", || state(&daemon) == "paused");
@@ -201,8 +198,7 @@ fn metadata_is_fetched_in_spite_of_kills_pauses_and_stops() {
     drop(last);
     let saved = folder.join(format!(".ecs_torrent/state/{hash}.torrent"));
     wait_until("the torrent file", || saved.exists());
-    daemon.process.signal(Signal::KILL);
-    daemon.process.wait();
+    daemon.kill();
 
     // The metadata and the web seed of the link are in the saved torrent file.
     let saved = ecs_torrent::Source::from(saved).load().unwrap();

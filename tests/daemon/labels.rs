@@ -1,6 +1,5 @@
 //! Torrents have labels and a category, by the API and by the commands.
 
-use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::bed::{Answer, Daemon, fail, succeed, torrent};
@@ -61,9 +60,7 @@ fn labels_are_durable_and_select() {
 
     assert_eq!(daemon.post(&format!("/api/v1/torrents/{one}/pause"), b"").status, 204);
     for _ in 0..2 {
-        daemon.process.signal(Signal::KILL);
-        daemon.process.wait();
-        daemon = Daemon::start(folder);
+        daemon = daemon.kill_and_start();
         assert_eq!(labels(&daemon, &one), changed);
         assert_eq!(labels(&daemon, &two), json!({"labels": [], "category": "music"}));
     }

@@ -1,6 +1,5 @@
 //! A torrent has limits of its own, by the API and by the commands.
 
-use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::bed::{Answer, Daemon, fail, succeed, torrent};
@@ -22,7 +21,7 @@ fn a_torrents_limits_are_durable() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
     let (hash, bytes) = torrent(folder, "a", 1, &[]);
-    let mut daemon = Daemon::start(folder);
+    let daemon = Daemon::start(folder);
     daemon
         .post("/api/v1/torrents?download_limit=5", &bytes)
         .refused(400, Some("download_limit"));
@@ -54,9 +53,7 @@ fn a_torrents_limits_are_durable() {
         patch(&daemon, &hash, &json!({"limits": {"download_bytes_per_s": 50_000}})).status,
         204
     );
-    daemon.process.signal(Signal::KILL);
-    daemon.process.wait();
-    let daemon = Daemon::start(folder);
+    let daemon = daemon.kill_and_start();
     assert_eq!(
         limits(&daemon, &hash),
         json!({"download_bytes_per_s": 50_000, "upload_bytes_per_s": 20_000})

@@ -51,3 +51,5 @@ mod settings;
 mod skipping;
 mod streams_of_events;
 mod trackers;
+#[path = "../support/unshare.rs"]
+mod unshare;

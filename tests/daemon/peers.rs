@@ -1,6 +1,5 @@
 //! Peers of a torrent are listed and added, by the API and by the commands.
 
-use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::bed::{Daemon, fail, succeed, wait_until};
@@ -77,7 +76,7 @@ fn blocked_peers_stay_away() {
     let folder = temporary.path();
     let (seed, hash, bytes) = seed_album(other.path());
     let arguments = ["--download-dir", "downloads", "--download-limit", "11k"];
-    let mut daemon = Daemon::start_with(folder, &arguments);
+    let daemon = Daemon::start_with(folder, &arguments);
     let path = format!("/api/v1/torrents?peer={}", seed.peers);
     assert_eq!(daemon.post(&path, &bytes).status, 201);
     let peers = format!("/api/v1/torrents/{hash}/peers");
@@ -89,8 +88,7 @@ fn blocked_peers_stay_away() {
     let shown = succeed(folder, &["block", "127.0.0.0/8", "2001:db8::1"]);
     assert_eq!(shown.trim(), "2 networks blocked");
     wait_until("no peer", || count(&daemon) == 0 && count(&seed) == 0);
-    daemon.process.signal(Signal::KILL);
-    daemon.process.wait();
+    daemon.kill();
     let daemon = Daemon::start_with(folder, &arguments);
     assert_eq!(succeed(folder, &["block"]), "127.0.0.0/8\n2001:db8::1\n");
     // Both sides name each other.

@@ -2,7 +2,6 @@
 
 use std::fs;
 
-use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::bed::{Answer, Daemon, fail, succeed, torrent, wait_until};
@@ -36,13 +35,6 @@ fn wait_for(daemon: &Daemon, order: &str, running: &str) {
     });
 }
 
-fn kill(mut daemon: Daemon) -> Daemon {
-    let folder = daemon.folder.clone();
-    daemon.process.signal(Signal::KILL);
-    daemon.process.wait();
-    Daemon::start(&folder)
-}
-
 /// The limit and the order hold at once, and after a kill.
 #[test]
 fn the_first_torrents_of_the_queue_run() {
@@ -64,17 +56,17 @@ fn the_first_torrents_of_the_queue_run() {
     wait_for(&daemon, "abc", "a");
     assert_eq!(change(&daemon, &hashes[2], &json!({"move": "top"})).status, 204);
     wait_for(&daemon, "cab", "c");
-    let daemon = kill(daemon);
+    let daemon = daemon.kill_and_start();
     wait_for(&daemon, "cab", "c");
     assert_eq!(change(&daemon, &hashes[0], &json!({"move": "down"})).status, 204);
     wait_for(&daemon, "cba", "c");
     assert_eq!(change(&daemon, &hashes[1], &json!({"move": "up"})).status, 204);
     wait_for(&daemon, "bca", "b");
-    let daemon = kill(daemon);
+    let daemon = daemon.kill_and_start();
     wait_for(&daemon, "bca", "b");
     assert_eq!(change(&daemon, &hashes[0], &json!({"forced": true})).status, 204);
     wait_for(&daemon, "bca", "a");
-    let daemon = kill(daemon);
+    let daemon = daemon.kill_and_start();
     wait_for(&daemon, "bca", "a");
     assert_eq!(
         change(&daemon, &hashes[0], &json!({"forced": false, "move": "bottom"})).status,

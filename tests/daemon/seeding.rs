@@ -4,7 +4,6 @@ use std::fs;
 use std::path::Path;
 
 use data_encoding::BASE64;
-use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::bed::{Answer, Daemon, fail, succeed, torrent, wait_until};
@@ -29,13 +28,6 @@ fn state(daemon: &Daemon, hash: &str) -> Value {
 fn put(folder: &Path, name: &str) {
     fs::create_dir_all(folder.join("downloads")).unwrap();
     fs::copy(folder.join(name), folder.join("downloads").join(name)).unwrap();
-}
-
-fn kill(mut daemon: Daemon) -> Daemon {
-    let folder = daemon.folder.clone();
-    daemon.process.signal(Signal::KILL);
-    daemon.process.wait();
-    Daemon::start(&folder)
 }
 
 /// A seed pauses at its ratio, says why, and stays paused over a kill. A start by the user outweighs the limit, over a
@@ -67,12 +59,12 @@ fn a_seed_pauses_visibly_at_its_ratio() {
     let listed = succeed(folder, &["list"]);
     assert!(listed.contains("its seeding limit is reached: ratio"), "{listed}");
 
-    let daemon = kill(daemon);
+    let daemon = daemon.kill_and_start();
     wait_until("the session", || state(&daemon, &hash) == paused);
     assert_eq!(daemon.post(&format!("/api/v1/torrents/{hash}/start"), b"").status, 204);
     let seeding = json!({"state": "seeding", "limit_reached": null});
     wait_until("the start", || state(&daemon, &hash) == seeding);
-    let daemon = kill(daemon);
+    let daemon = daemon.kill_and_start();
     wait_until("the start again", || state(&daemon, &hash) == seeding);
     // An unrelated change, after which the limits are examined.
     assert_eq!(
@@ -137,7 +129,7 @@ fn bad_seeding_limits_are_refused() {
 
     let body = json!({"seeding": {"time_s": null, "action": "super_seed"}});
     assert_eq!(patch(&daemon, &hash, &body).status, 204);
-    let daemon = kill(daemon);
+    let daemon = daemon.kill_and_start();
     let own = json!({"ratio_percent": 150, "time_s": null, "idle_s": null, "action": "super_seed"});
     wait_until("the session", || fields(&daemon, &hash, "seeding")["seeding"] == own);
 }

@@ -1,6 +1,5 @@
 //! Settings change while a daemon runs, by the API and by the commands.
 
-use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::bed::{Answer, Daemon, fail, succeed};
@@ -41,7 +40,7 @@ fn the_most_networks_are_blocked_at_once() {
 fn addresses_of_other_machines_are_refused() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
-    let mut daemon = Daemon::start(folder);
+    let daemon = Daemon::start(folder);
     let own = daemon.get("/api/v1/settings").json()["settings"]["net"]["listen"].clone();
     let foreign = json!(["127.0.0.1:0", "192.0.2.1:6881"]);
     let refused = patch(&daemon, &json!({"net": {"listen": foreign}, "uploads": {"slots": 5}}));
@@ -57,8 +56,7 @@ fn addresses_of_other_machines_are_refused() {
     let answer = daemon.get("/api/v1/settings").json();
     assert_eq!(answer["settings"]["uploads"]["slots"], 6);
 
-    daemon.process.signal(Signal::KILL);
-    daemon.process.wait();
+    daemon.kill();
     let changes = folder.join(".ecs_torrent/state/settings.blob");
     std::fs::write(&changes, json!({"net.listen": foreign}).to_string()).unwrap();
     let error = fail(
@@ -81,7 +79,7 @@ fn changes_survive_a_kill() {
     let folder = temporary.path();
     std::fs::write(folder.join("c.ron"), "(uploads: (slots: 3))").unwrap();
     let arguments = ["--config", "c.ron", "--upload-limit", "50k"];
-    let mut daemon = Daemon::start_with(folder, &arguments);
+    let daemon = Daemon::start_with(folder, &arguments);
     let answer = daemon.get("/api/v1/settings").json();
     assert_eq!(answer["settings"]["limits"]["upload_bytes_per_s"], 50_000);
     assert_eq!(answer["settings"]["api"]["max_connections"], 256);
@@ -99,8 +97,7 @@ fn changes_survive_a_kill() {
     assert_eq!(answer["settings"]["storage"]["disk_threads"], 2);
     assert_eq!(answer["needs_restart"], json!(["storage.disk_threads"]));
 
-    daemon.process.signal(Signal::KILL);
-    daemon.process.wait();
+    daemon.kill();
     let daemon = Daemon::start_with(folder, &arguments);
     let answer = daemon.get("/api/v1/settings").json();
     assert_eq!(answer["settings"]["limits"]["upload_bytes_per_s"], 80_000);
@@ -129,7 +126,7 @@ fn changes_survive_a_kill() {
 fn alternative_limits_are_switched() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
-    let mut daemon = Daemon::start(folder);
+    let daemon = Daemon::start(folder);
     let is_in_force = |daemon: &Daemon| daemon.get("/api/v1/settings").json()["alternative_limits"].clone();
     assert_eq!(is_in_force(&daemon), false);
     let printed = succeed(folder, &["limit", "--alternative", "always"]);
@@ -147,9 +144,7 @@ fn alternative_limits_are_switched() {
         200
     );
     assert_eq!(is_in_force(&daemon), true);
-    daemon.process.signal(Signal::KILL);
-    daemon.process.wait();
-    let daemon = Daemon::start(folder);
+    let daemon = daemon.kill_and_start();
     assert_eq!(is_in_force(&daemon), true);
     let limits = daemon.get("/api/v1/settings").json()["settings"]["limits"].clone();
     assert_eq!(limits["alternative"], "Scheduled");

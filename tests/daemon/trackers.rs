@@ -6,7 +6,6 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::bed::{Answer, Daemon, fail, succeed, torrent, wait_until};
@@ -70,7 +69,7 @@ fn trackers_are_edited_and_announced_to() {
     let folder = temporary.path();
     let [(old, told_old), (new, told_new)] = [tracker(), tracker()];
     let (hash, bytes) = torrent(folder, "song", 1, &[&old]);
-    let mut daemon = Daemon::start(folder);
+    let daemon = Daemon::start(folder);
     assert_eq!(daemon.post("/api/v1/torrents", &bytes).status, 201);
     assert_eq!(next(&told_old), "started");
 
@@ -78,9 +77,7 @@ fn trackers_are_edited_and_announced_to() {
     assert!(table.contains(listed(&new)) && !table.contains(listed(&old)), "{table}");
     assert!(!table.contains("passkey"), "{table}");
     assert_eq!((&*next(&told_old), &*next(&told_new)), ("stopped", "started"));
-    daemon.process.signal(Signal::KILL);
-    daemon.process.wait();
-    let daemon = Daemon::start(folder);
+    let daemon = daemon.kill_and_start();
     assert_eq!(next(&told_new), "started");
     assert_eq!(urls(&daemon, &hash), [listed(&new)]);
 

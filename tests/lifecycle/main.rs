@@ -34,4 +34,6 @@ mod seed;
 #[path = "../support/skipping.rs"]
 mod skipping;
 mod state_faults;
+#[path = "../support/unshare.rs"]
+mod unshare;
 mod volumes;

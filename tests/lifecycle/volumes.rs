@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::skipping::skip;
+use crate::unshare::{can_unshare, run_again};
 
 /// Environment variable that is set in the process that runs a test in a mount namespace of its own.
 const MARK: &str = "ECS_TORRENT_MOUNT_NAMESPACE";
@@ -13,10 +14,7 @@ const MARK: &str = "ECS_TORRENT_MOUNT_NAMESPACE";
 /// user and mount namespace of its own. If there are no such namespaces either, the test is skipped, which is a failure
 /// under `REQUIRE_ALL=1`.
 pub fn can_mount(test: &str) -> bool {
-    let is_possible = |arguments: &[&str]| {
-        let probe = Command::new("unshare").args(arguments).arg("true").output();
-        probe.is_ok_and(|output| output.status.success())
-    };
+    let is_possible = |namespaces: &[&str]| can_unshare(namespaces, &["true"]);
     let is_root = rustix::process::geteuid().is_root();
     if is_root && (std::env::var_os(MARK).is_some() || is_possible(&["--mount"])) {
         return true;
@@ -26,14 +24,7 @@ pub fn can_mount(test: &str) -> bool {
         skip(test, "mounting takes root, or user namespaces");
         return false;
     }
-    let this = std::env::current_exe().unwrap();
-    let mut command = Command::new("unshare");
-    command.args(namespace).arg(this).args([test, "--exact", "--nocapture"]);
-    let output = command.env(MARK, "1").output().unwrap();
-    let text = [output.stdout, output.stderr].concat();
-    let text = String::from_utf8_lossy(&text);
-    assert!(output.status.success(), "{text}");
-    assert!(text.contains("1 passed"), "{test} is no test:\n{text}");
+    run_again(test, &namespace, MARK);
     false
 }
 

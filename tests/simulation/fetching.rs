@@ -167,12 +167,17 @@ impl Bed {
         assert_eq!(self.stats().unwrap().state, TorrentState::Seeding);
     }
 
-    fn resume_all(&mut self) {
+    /// Resumes all torrents that are not listed; there have to be `count`.
+    fn resume_exactly(&mut self, count: usize) {
         let resumed = self.send(|reply| ResumeAll {
             include_stopped: true,
             reply,
         });
-        assert_eq!(self.wait(&resumed), Ok(1));
+        assert_eq!(self.wait(&resumed), Ok(count));
+    }
+
+    fn resume_all(&mut self) {
+        self.resume_exactly(1);
         self.wait_for_state(&Lifecycle::FetchingMetadata);
     }
 
@@ -239,11 +244,7 @@ fn a_torrent_added_by_its_hash_completes_once_its_metadata_is_known() {
     assert_eq!(again, Err(SupplyError::NotNeeded(hash)));
     // A kill right after the completion: the torrent is found as any other.
     bed.sim.restart(leecher);
-    let resumed = bed.send(|reply| ResumeAll {
-        include_stopped: true,
-        reply,
-    });
-    assert_eq!(bed.wait(&resumed), Ok(1));
+    bed.resume_exactly(1);
     bed.complete();
 }
 
@@ -312,11 +313,7 @@ fn a_torrent_without_metadata_is_stopped_saved_and_resumed_by_its_session_alone(
     });
     assert!(bed.sim.state(leecher).session(hash).unwrap().hints.is_empty());
     bed.sim.restart(leecher);
-    let resumed = bed.send(|reply| ResumeAll {
-        include_stopped: true,
-        reply,
-    });
-    assert_eq!(bed.wait(&resumed), Ok(1));
+    bed.resume_exactly(1);
     bed.complete();
     assert_eq!(web_seeds(&mut bed.sim), [WEB_SEED]);
 }
@@ -340,11 +337,7 @@ fn a_torrent_without_metadata_is_removed_listed_or_not() {
         assert_eq!(bed.wait(&removed), Ok(Removed::default()));
         assert_eq!(bed.stats(), None);
         assert_eq!(bed.sim.state(bed.leecher).session(torrent), None);
-        let resumed = bed.send(|reply| ResumeAll {
-            include_stopped: true,
-            reply,
-        });
-        assert_eq!(bed.wait(&resumed), Ok(0));
+        bed.resume_exactly(0);
     }
 }
 
@@ -409,11 +402,7 @@ fn a_torrent_without_metadata_is_paused_and_started() {
     let leecher = bed.leecher;
     assert!(peer(bed.sim.node(leecher).world_mut()).is_none());
     bed.sim.restart(leecher);
-    let resumed = bed.send(|reply| ResumeAll {
-        include_stopped: true,
-        reply,
-    });
-    assert_eq!(bed.wait(&resumed), Ok(1));
+    bed.resume_exactly(1);
     bed.wait_for_state(&Lifecycle::Paused);
     let started = bed.send(|reply| PauseOrStart::from(StartTorrent { torrent, reply }));
     assert_eq!(bed.wait(&started), Ok(()));
