@@ -36,9 +36,9 @@ pub struct BlockSlot {
     /// The peer that sent the block.
     pub from: Option<Entity>,
     /// Peers with an outstanding request for the block that has not timed out.
-    pub asked: SmallVec<[Entity; 2]>,
+    pub requested_from: SmallVec<[Entity; 2]>,
     /// When the block was last requested.
-    pub asked_at: Timestamp,
+    pub requested_at: Timestamp,
     /// When the block is expected, by the speed of the fastest requested peer at the time of the request.
     pub expected_at: Timestamp,
     /// Peers whose request for the block timed out or was a probe. The block is still accepted from them, and may also
@@ -52,7 +52,7 @@ impl BlockSlot {
     /// Whether the block is missing and no unexpired request for it is outstanding.
     #[must_use]
     pub fn is_free(&self) -> bool {
-        !self.received && self.asked.is_empty()
+        !self.received && self.requested_from.is_empty()
     }
 }
 
@@ -74,7 +74,7 @@ pub struct ActivePiece {
     /// Number of blocks that have not arrived and are not requested.
     pub free_count: u32,
     /// Number of requests for the piece's blocks that have not timed out.
-    pub asked_count: u32,
+    pub requested_count: u32,
     /// Lower bound of the first free block: no free block precedes it.
     free_from: u32,
     /// The only peer that may send blocks after a failed hash, so that the next failure has a single cause.
@@ -108,7 +108,7 @@ impl ActivePiece {
             blocks: (0..count).map(|_| BlockSlot::default()).collect(),
             missing_count: count,
             free_count: count,
-            asked_count: 0,
+            requested_count: 0,
             free_from: 0,
             exclusive: None,
             is_suspect: false,
@@ -141,9 +141,9 @@ impl ActivePiece {
             true => expected_at,
             false => slot.expected_at.min(expected_at),
         };
-        slot.asked.push(peer);
-        slot.asked_at = now;
-        self.asked_count += 1;
+        slot.requested_from.push(peer);
+        slot.requested_at = now;
+        self.requested_count += 1;
         if was_free {
             self.count_taken();
         }
@@ -169,11 +169,11 @@ impl ActivePiece {
             return false;
         };
         slot.late.retain(|late| *late != peer);
-        let Some(position) = slot.asked.iter().position(|&asked| asked == peer) else {
+        let Some(position) = slot.requested_from.iter().position(|&other| other == peer) else {
             return false;
         };
-        slot.asked.remove(position);
-        self.asked_count -= 1;
+        slot.requested_from.remove(position);
+        self.requested_count -= 1;
         let free = slot.is_free();
         if free {
             self.free_count += 1;
@@ -200,8 +200,8 @@ impl ActivePiece {
         slot.received = true;
         slot.data = data;
         slot.from = from;
-        let mut others = std::mem::take(&mut slot.asked);
-        self.asked_count -= others.len() as u32;
+        let mut others = std::mem::take(&mut slot.requested_from);
+        self.requested_count -= others.len() as u32;
         others.extend(std::mem::take(&mut slot.late));
         others.retain(|peer| Some(*peer) != from);
         if was_free {
@@ -219,7 +219,7 @@ impl ActivePiece {
     /// Whether blocks are missing and no peer is expected to send one.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.phase == PiecePhase::Filling && self.asked_count == 0 && !self.is_full()
+        self.phase == PiecePhase::Filling && self.requested_count == 0 && !self.is_full()
     }
 
     /// Number of bytes in blocks received from peers, in this run or an earlier one.
@@ -236,7 +236,7 @@ impl ActivePiece {
         self.blocks.iter_mut().for_each(|slot| *slot = BlockSlot::default());
         self.missing_count = self.blocks.len() as u32;
         self.free_count = self.missing_count;
-        self.asked_count = 0;
+        self.requested_count = 0;
         self.free_from = 0;
         self.phase = PiecePhase::Filling;
         self.exclusive = None;
@@ -492,7 +492,10 @@ mod tests {
         piece.mark_requested(0, peer(2), Timestamp::ZERO, Timestamp::ZERO);
         let others = piece.receive(0, Some(peer(2)), Payload::new());
         assert_eq!(&others[..], [peer(1)]);
-        assert_eq!((piece.missing_count, piece.free_count, piece.asked_count), (3, 3, 0));
+        assert_eq!(
+            (piece.missing_count, piece.free_count, piece.requested_count),
+            (3, 3, 0)
+        );
         piece.receive(1, None, Payload::new());
         assert_eq!(piece.contributors(), [peer(2)]);
         assert_eq!(piece.received_bytes(), u64::from(BLOCK_SIZE), "nobody sends padding");
@@ -511,11 +514,11 @@ mod tests {
             let mut piece = piece();
             for (step, block, id) in steps {
                 let slot = &piece.blocks[block as usize];
-                let is_mine = slot.asked.contains(&peer(id)) || slot.late.contains(&peer(id));
+                let is_mine = slot.requested_from.contains(&peer(id)) || slot.late.contains(&peer(id));
                 match step {
                     0 if !slot.received && !is_mine => piece.mark_requested(block, peer(id), Timestamp::ZERO, Timestamp::ZERO),
                     1 => drop(piece.release(block, peer(id))),
-                    2 if slot.asked.contains(&peer(id)) => drop(piece.expire(block, peer(id))),
+                    2 if slot.requested_from.contains(&peer(id)) => drop(piece.expire(block, peer(id))),
                     3 if !slot.received => drop(piece.receive(block, Some(peer(id)), Payload::new())),
                     _ => {}
                 }

@@ -370,18 +370,18 @@ mod tests {
         let other = bed.world.spawn(parts).id();
         bed.world.resource_mut::<TorrentIndex>().insert(&hashes, other);
         let [right, wrong] = [bed.peer(), bed.peer()];
-        let (asked, named) = (hash(&bed, bed.torrent), hash(&bed, other));
-        assert_eq!(shake_hands(&mut bed, right, asked), None);
+        let (requested, named) = (hash(&bed, bed.torrent), hash(&bed, other));
+        assert_eq!(shake_hands(&mut bed, right, requested), None);
         assert_eq!(shake_hands(&mut bed, wrong, named), Some(CloseReason::WrongTorrent));
     }
 
     #[test]
     fn a_peer_may_come_back_under_its_id() {
         let mut bed = bed();
-        let asked = hash(&bed, bed.torrent);
+        let requested = hash(&bed, bed.torrent);
         let [first, second] = [bed.peer(), bed.peer()];
         for peer in [first, second] {
-            assert_eq!(shake_hands(&mut bed, peer, asked), None);
+            assert_eq!(shake_hands(&mut bed, peer, requested), None);
         }
         assert_eq!(bed.get::<ConnectedIds>(bed.torrent).0[&ID], [first, second]);
         for (peer, left) in [(first, Some(vec![second])), (second, None)] {

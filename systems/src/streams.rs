@@ -530,7 +530,7 @@ mod tests {
                 piece: Entity::PLACEHOLDER,
                 block: 0,
                 request: REQUEST,
-                asked: NOW,
+                requested_at: NOW,
                 is_late: false,
             });
         };

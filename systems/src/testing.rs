@@ -161,7 +161,7 @@ impl Bed {
             piece,
             block,
             request,
-            asked: NOW,
+            requested_at: NOW,
             is_late: false,
         };
         self.world.get_mut::<Requests>(peer).expect("a peer").add(pending);

@@ -70,8 +70,10 @@ fn a_download_is_paused_in_order() {
     seed.send(&Message::HaveAll);
     seed.wait_for_message(&Message::Interested);
     seed.send(&Message::Unchoke);
-    let asked: Vec<_> = (0..6).map(|_| seed.wait_for_request()).collect();
-    asked[..2].iter().for_each(|request| seed.answer(&torrent, *request));
+    let requested: Vec<_> = (0..6).map(|_| seed.wait_for_request()).collect();
+    requested[..2]
+        .iter()
+        .for_each(|request| seed.answer(&torrent, *request));
     bed.wait_until("the blocks", || bed.stats(id).downloaded == 2 * 16384);
 
     let mut facade_events = bed.torrents().subscribe();

@@ -179,8 +179,8 @@ fn unsolicited_blocks() {
 fn a_peer_that_accepts_requests_and_sends_nothing() {
     let torrent = Arc::new(Torrent::new(3_000_001, 65536));
     let mut bed = Bed::with(|settings| settings.requests.block_timeout_s = 1);
-    let asked = Arc::new(AtomicUsize::new(0));
-    let counter = asked.clone();
+    let requested = Arc::new(AtomicUsize::new(0));
+    let counter = requested.clone();
     let silent = listen_as_seed(loopback(50), &torrent, move |_, _| {
         counter.fetch_add(1, Ordering::Relaxed);
         false
@@ -190,7 +190,7 @@ fn a_peer_that_accepts_requests_and_sends_nothing() {
         "the silent peer",
         |seen| matches!(seen, Seen::Connected(address) if *address == silent),
     );
-    while asked.load(Ordering::Relaxed) == 0 {
+    while requested.load(Ordering::Relaxed) == 0 {
         std::thread::yield_now();
     }
     let honest = listen_as_seed(loopback(51), &torrent, |_, _| true);

@@ -136,10 +136,13 @@ fn a_download_is_stopped_in_order() {
     seed.wait_for_message(&Message::Interested);
     seed.send(&Message::Unchoke);
     // One piece of four blocks completes, two blocks of the next piece are sent, and the rest stays outstanding.
-    let asked: Vec<BlockRequest> = (0..10).map(|_| seed.wait_for_request()).collect();
-    let piece = asked[0].piece;
-    assert!(asked[..4].iter().all(|request| request.piece == piece), "{asked:?}");
-    let (given, owed) = asked.split_at(6);
+    let requested: Vec<BlockRequest> = (0..10).map(|_| seed.wait_for_request()).collect();
+    let piece = requested[0].piece;
+    assert!(
+        requested[..4].iter().all(|request| request.piece == piece),
+        "{requested:?}"
+    );
+    let (given, owed) = requested.split_at(6);
     given.iter().for_each(|request| seed.answer(&torrent, *request));
     let mut owed: BTreeSet<BlockRequest> = owed.iter().copied().collect();
     bed.wait_until("the piece", || bed.stats(id).held_pieces() == 1);

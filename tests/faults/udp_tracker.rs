@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 use crate::bed::{Bed, Seen, Torrent};
 
 /// A request to a tracker: the action and the whole packet.
-type Asked = (u32, Vec<u8>);
+type Datagram = (u32, Vec<u8>);
 
 fn word(packet: &[u8], at: usize) -> u32 {
     u32::from_be_bytes(packet[at..at + 4].try_into().unwrap())
@@ -14,11 +14,11 @@ fn word(packet: &[u8], at: usize) -> u32 {
 
 /// Starts a tracker that answers each request with the datagrams from `answer`. The flag of a datagram says whether it
 /// comes from the tracker's own socket.
-fn serve(answer: impl Fn(u32, u32, &[u8]) -> Vec<(bool, Vec<u8>)> + Send + 'static) -> (String, Receiver<Asked>) {
+fn serve(answer: impl Fn(u32, u32, &[u8]) -> Vec<(bool, Vec<u8>)> + Send + 'static) -> (String, Receiver<Datagram>) {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let forger = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address: SocketAddr = socket.local_addr().unwrap();
-    let (sender, asked) = channel();
+    let (sender, received) = channel();
     std::thread::spawn(move || {
         let mut buffer = [0; 2048];
         while let Ok((len, from)) = socket.recv_from(&mut buffer) {
@@ -33,7 +33,7 @@ fn serve(answer: impl Fn(u32, u32, &[u8]) -> Vec<(bool, Vec<u8>)> + Send + 'stat
             }
         }
     });
-    (format!("udp://{address}/announce"), asked)
+    (format!("udp://{address}/announce"), received)
 }
 
 fn packet(words: &[u32], rest: &[u8]) -> Vec<u8> {
@@ -50,7 +50,7 @@ fn connected(transaction: u32) -> Vec<u8> {
 /// correct answer counts.
 #[test]
 fn forged_answers_are_ignored() {
-    let (url, asked) = serve(|action, transaction, _| {
+    let (url, received) = serve(|action, transaction, _| {
         let forged_peers = [9, 9, 9, 9, 0, 9];
         match action {
             0 => vec![
@@ -74,7 +74,7 @@ fn forged_answers_are_ignored() {
     let mut bed = Bed::new();
     let id = bed.download(&torrent, &[]);
     bed.wait_for("the right answer", |seen| matches!(seen, Seen::TrackerAnswered(2)));
-    let actions: Vec<u32> = asked.try_iter().map(|(action, _)| action).collect();
+    let actions: Vec<u32> = received.try_iter().map(|(action, _)| action).collect();
     assert_eq!(actions, [0, 1], "nothing had to be repeated");
     let tracker = &bed.stats(id).trackers[0];
     assert_eq!(
@@ -86,7 +86,7 @@ fn forged_answers_are_ignored() {
 /// BEP 15: the announce carries the required fields, and `stopped` is sent at the end over the same connection.
 #[test]
 fn a_session_as_its_tracker_sees_it() {
-    let (url, asked) = serve(|action, transaction, _| match action {
+    let (url, received) = serve(|action, transaction, _| match action {
         0 => vec![(true, connected(transaction))],
         _ => vec![(true, packet(&[1, transaction, 900, 0, 0], &[]))],
     });
@@ -95,9 +95,9 @@ fn a_session_as_its_tracker_sees_it() {
     let id = bed.download(&torrent, &[]);
     bed.wait_for("the answer", |seen| matches!(seen, Seen::TrackerAnswered(0)));
     bed.block_on(bed.torrents().stop_and_serialize(id)).unwrap();
-    let asked: Vec<Asked> = asked.try_iter().collect();
-    let [(0, _), (1, started), (1, stopped)] = &asked[..] else {
-        panic!("{asked:?}")
+    let received: Vec<Datagram> = received.try_iter().collect();
+    let [(0, _), (1, started), (1, stopped)] = &received[..] else {
+        panic!("{received:?}")
     };
     for announce in [started, stopped] {
         assert_eq!(announce[..8], [0, 0, 0x0b, 0xad, 0, 0, 0xca, 0xfe]);
@@ -113,7 +113,7 @@ fn a_session_as_its_tracker_sees_it() {
 /// BEP 48 and BEP 15: a scrape, and the error reported when it is refused.
 #[test]
 fn scrapes_over_udp() {
-    let (url, _asked) = serve(|action, transaction, _| match action {
+    let (url, _received) = serve(|action, transaction, _| match action {
         0 => vec![(true, connected(transaction))],
         1 => vec![(true, packet(&[1, transaction, 900, 0, 0], &[]))],
         _ => vec![(true, packet(&[2, transaction, 3, 9, 4], &[]))],
@@ -123,7 +123,7 @@ fn scrapes_over_udp() {
     let counts = bed.block_on(bed.torrents().scrape(id)).unwrap();
     assert_eq!((counts.seeders, counts.completed, counts.leechers), (3, 9, 4));
 
-    let (url, _asked) = serve(|action, transaction, _| match action {
+    let (url, _received) = serve(|action, transaction, _| match action {
         0 => vec![(true, connected(transaction))],
         1 => vec![(true, packet(&[1, transaction, 900, 0, 0], &[]))],
         _ => vec![(true, packet(&[3, transaction], b"not\x07today"))],

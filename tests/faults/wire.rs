@@ -377,9 +377,9 @@ fn pieces_that_a_seed_suggests() {
         let (mut first, mut second) = (connect(), connect());
         // Suggestions for a quarter of a second, at least 128 KiB.
         let mut out = suggestions(&mut second, 8);
-        let asked = (0..PIECES).find(|piece| !out.contains(piece)).unwrap();
-        first.send(&Message::Request(torrent.metainfo.info.geometry.block(asked, 0)));
-        out.push(asked);
+        let requested = (0..PIECES).find(|piece| !out.contains(piece)).unwrap();
+        first.send(&Message::Request(torrent.metainfo.info.geometry.block(requested, 0)));
+        out.push(requested);
         out.extend(suggestions(&mut first, PIECES - 9));
         out.sort_unstable();
         assert!(out.into_iter().eq(0..PIECES));

@@ -204,8 +204,8 @@ fn an_expired_connection_to_a_udp_tracker_is_renewed() {
         ..Settings::default()
     };
     let node = sim.add_node(ip(1), settings, TorrentPlugins);
-    let asked = Arc::new(Mutex::new(Vec::new()));
-    let record = asked.clone();
+    let announced = Arc::new(Mutex::new(Vec::new()));
+    let record = announced.clone();
     sim.add_udp_host((ip(9), 6969).into(), move |now, _from, packet| {
         let word = |at: usize| u32::from_be_bytes(packet[at..at + 4].try_into().unwrap());
         let (action, transaction) = (word(8), word(12));
@@ -222,13 +222,13 @@ fn an_expired_connection_to_a_udp_tracker_is_renewed() {
     let content = torrent_with_trackers(1000, 16384, &["udp://10.0.0.9:6969"]);
     add(&mut sim, node, &content, vec![]);
     sim.run_until(Timestamp::ZERO + Duration::from_secs(110), |_| false);
-    let asked = asked.lock().unwrap().clone();
-    let announces: Vec<u64> = asked
+    let announced = announced.lock().unwrap().clone();
+    let announces: Vec<u64> = announced
         .iter()
         .filter(|(_, action)| *action == 1)
         .map(|(time, _)| *time)
         .collect();
-    let connects: Vec<u64> = asked
+    let connects: Vec<u64> = announced
         .iter()
         .filter(|(_, action)| *action == 0)
         .map(|(time, _)| *time)
@@ -242,14 +242,14 @@ fn an_expired_connection_to_a_udp_tracker_is_renewed() {
 fn a_lost_packet_to_a_udp_tracker_is_sent_again() {
     let mut sim = Simulation::new(1, Duration::from_millis(10));
     let node = sim.add_node(ip(1), Settings::default(), TorrentPlugins);
-    let asked = Arc::new(Mutex::new(Vec::new()));
-    let record = asked.clone();
+    let announced = Arc::new(Mutex::new(Vec::new()));
+    let record = announced.clone();
     sim.add_udp_host((ip(9), 6969).into(), move |now, _from, packet| {
         let word = |at: usize| u32::from_be_bytes(packet[at..at + 4].try_into().unwrap());
         let (action, transaction) = (word(8), word(12));
-        let mut asked = record.lock().unwrap();
-        asked.push((now.since(Timestamp::ZERO).as_secs(), action));
-        let reply = match (action, asked.len()) {
+        let mut announced = record.lock().unwrap();
+        announced.push((now.since(Timestamp::ZERO).as_secs(), action));
+        let reply = match (action, announced.len()) {
             (0, 3..) => vec![0, transaction, 7, 7],
             (1, 5..) => vec![1, transaction, 1800, 0, 0],
             _ => return Vec::new(),
@@ -260,15 +260,15 @@ fn a_lost_packet_to_a_udp_tracker_is_sent_again() {
     add(&mut sim, node, &content, vec![]);
     sim.run_until(Timestamp::ZERO + Duration::from_secs(200), |_| false);
     // Two connects and one announce are lost.
-    let asked = asked.lock().unwrap().clone();
-    assert_eq!(asked[..3], [(0, 0), (15, 0), (45, 0)]);
-    assert_eq!(asked[3].1, 1);
+    let announced = announced.lock().unwrap().clone();
+    assert_eq!(announced[..3], [(0, 0), (15, 0), (45, 0)]);
+    assert_eq!(announced[3].1, 1);
     assert_eq!(
-        asked.last().unwrap().1,
+        announced.last().unwrap().1,
         1,
         "the announce is sent again until it is answered"
     );
-    assert!(asked.len() >= 5, "{asked:?}");
+    assert!(announced.len() >= 5, "{announced:?}");
 }
 
 /// BEP 3: a download without known peers announces before the interval is over, with increasing delays while the

@@ -44,7 +44,7 @@ const OWN_SEARCHES: usize = 2;
 #[derive(Resource, Default)]
 pub(super) struct NodeTraffic {
     /// Questions of others that are not answered yet, by their host and transaction id.
-    asked: BTreeMap<(SocketAddr, Vec<u8>), (Timestamp, Question)>,
+    queried: BTreeMap<(SocketAddr, Vec<u8>), (Timestamp, Question)>,
     /// The times at which tokens left, by host, key and token.
     given: BTreeMap<(IpAddr, NodeId, Vec<u8>), Timestamp>,
     /// Queries to each host since a time.
@@ -78,11 +78,11 @@ impl NodeTraffic {
         let Ok(message) = packet.message() else { return };
         let Body::Query(query) = &message.body else { return };
         if let Some(question) = query.method.as_ref().ok().and_then(Question::of) {
-            if self.asked.len() >= SWEEP_AT {
-                self.asked.retain(|_, (at, _)| now.since(*at) < QUESTION_TIME);
+            if self.queried.len() >= SWEEP_AT {
+                self.queried.retain(|_, (at, _)| now.since(*at) < QUESTION_TIME);
             }
             let key = (canonical(from), message.transaction.to_vec());
-            self.asked.insert(key, (now, question));
+            self.queried.insert(key, (now, question));
         }
     }
 
@@ -122,7 +122,7 @@ impl NodeTraffic {
 
     /// Checks that what is stored came with a token that was given to the host for that key, not long ago.
     fn check_answer(&mut self, to: SocketAddr, message: &Message<'_>, now: Timestamp) -> Option<String> {
-        let (_, question) = self.asked.remove(&(to, message.transaction.to_vec()))?;
+        let (_, question) = self.queried.remove(&(to, message.transaction.to_vec()))?;
         let Body::Reply(reply) = &message.body else { return None };
         match question {
             Question::Get(key) => {

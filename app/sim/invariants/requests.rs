@@ -19,13 +19,13 @@ pub(super) fn check_late(
     changed: Query<(Entity, &Requests), Changed<Requests>>,
 ) {
     for (peer, requests) in &changed {
-        let Some(asked) = conversations.asked_of(peer) else {
+        let Some(sent) = conversations.sent_requests(peer) else {
             continue;
         };
         let late = requests.pending().iter().take_while(|pending| pending.is_late);
-        let late_count = late.map(|pending| asked.expire(pending.request)).count();
-        if asked.late_count() != late_count {
-            let known = asked.late_count();
+        let late_count = late.map(|pending| sent.expire(pending.request)).count();
+        if sent.late_count() != late_count {
+            let known = sent.late_count();
             violations.report(&clock, Invariant::Requests, || {
                 format!("{peer} is late with {late_count} requests, and was with {known}")
             });
@@ -61,7 +61,7 @@ pub(super) fn check_all(
             let count = counts.entry(pending.piece).or_default();
             let slot_of =
                 |piece: &'_ ActivePiece| piece.blocks.get(pending.block as usize).map(|slot| names(slot, peer));
-            let (is_asked, is_late) = match pieces.get(pending.piece) {
+            let (is_requested, is_late) = match pieces.get(pending.piece) {
                 Ok((_, piece)) => slot_of(piece).unwrap_or_default(),
                 // Dropped meanwhile; late blocks are still recognized.
                 Err(_) => (false, pending.is_late),
@@ -70,21 +70,21 @@ pub(super) fn check_all(
                 true => count.late += 1,
                 false => count.in_time += 1,
             }
-            if (is_asked, is_late) != (!pending.is_late, pending.is_late) {
+            if (is_requested, is_late) != (!pending.is_late, pending.is_late) {
                 report(format!(
                     "{peer} owes {:?}, of which its piece does not know",
                     pending.request
                 ));
             }
         }
-        let Some(asked) = conversations.asked_of(peer) else {
+        let Some(sent) = conversations.sent_requests(peer) else {
             continue;
         };
-        let is_same = asked.len() == requests.pending().len();
-        if !is_same || !requests.pending().iter().all(|pending| asked.contains(pending.request)) {
-            let (asked, pending) = (asked.len(), requests.pending().len());
+        let is_same = sent.len() == requests.pending().len();
+        if !is_same || !requests.pending().iter().all(|pending| sent.contains(pending.request)) {
+            let (sent, pending) = (sent.len(), requests.pending().len());
             report(format!(
-                "{peer} was asked for {asked} blocks, and is believed to owe {pending}"
+                "{sent} blocks were requested from {peer}, and is believed to owe {pending}"
             ));
         }
     }
@@ -95,7 +95,7 @@ pub(super) fn check_all(
         writing += if piece.phase == PiecePhase::Writing { len } else { 0 };
         let slots = piece.blocks.iter();
         let count = Count {
-            in_time: slots.clone().map(|slot| slot.asked.len()).sum(),
+            in_time: slots.clone().map(|slot| slot.requested_from.len()).sum(),
             late: slots.clone().map(|slot| slot.late.len()).sum(),
         };
         let expected = counts.get(&entity).copied().unwrap_or_default();
@@ -108,7 +108,7 @@ pub(super) fn check_all(
             continue;
         }
         let is_listed = active.all.get(&piece.index) == Some(&entity);
-        let counted = (piece.asked_count, piece.missing_count, piece.free_count);
+        let counted = (piece.requested_count, piece.missing_count, piece.free_count);
         if count != expected || counted != (count.in_time as u32, missing as u32, free as u32) || !is_listed {
             report(format!(
                 "piece {} has asked for {count:?} and peers owe {expected:?}; it counts {counted:?}, listed: {is_listed}",
@@ -126,5 +126,5 @@ pub(super) fn check_all(
 
 /// Returns whether a block lists a peer as requested, and as late.
 fn names(slot: &BlockSlot, peer: Entity) -> (bool, bool) {
-    (slot.asked.contains(&peer), slot.late.contains(&peer))
+    (slot.requested_from.contains(&peer), slot.late.contains(&peer))
 }

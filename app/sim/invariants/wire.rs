@@ -38,7 +38,7 @@ struct Conversation {
     /// Decoder of the bytes that we send.
     codec: PeerCodec,
     has_shaken_hands: bool,
-    asked: Asked,
+    sent: SentRequests,
     /// Requests of the peer without an answer, with their counts.
     owed: Tally<BlockRequest>,
     /// Requests that need no answer anymore, but may still be answered.
@@ -47,12 +47,12 @@ struct Conversation {
 
 /// Our requests without an answer, and whether they have timed out.
 #[derive(Default)]
-pub(super) struct Asked {
+pub(super) struct SentRequests {
     is_late: BTreeMap<BlockRequest, bool>,
     late_count: usize,
 }
 
-impl Asked {
+impl SentRequests {
     pub(super) fn len(&self) -> usize {
         self.is_late.len()
     }
@@ -91,8 +91,8 @@ impl Asked {
 
 impl Conversations {
     /// Returns our outstanding requests to a peer, if a message was exchanged with it.
-    pub(super) fn asked_of(&mut self, peer: Entity) -> Option<&mut Asked> {
-        self.by_peer.get_mut(&peer).map(|conversation| &mut conversation.asked)
+    pub(super) fn sent_requests(&mut self, peer: Entity) -> Option<&mut SentRequests> {
+        self.by_peer.get_mut(&peer).map(|conversation| &mut conversation.sent)
     }
 }
 
@@ -101,7 +101,7 @@ impl Conversation {
         Self {
             codec: PeerCodec::new(FrameLimits::default()),
             has_shaken_hands: false,
-            asked: Asked::default(),
+            sent: SentRequests::default(),
             owed: Tally::default(),
             forgiven: Tally::default(),
         }
@@ -148,13 +148,13 @@ pub(super) fn read_events(
     }
     for (peer, block) in &blocks.0 {
         if let Some(conversation) = conversations.get_mut(peer) {
-            conversation.asked.remove(block.request);
+            conversation.sent.remove(block.request);
             answered.push((*peer, block.request));
         }
     }
     for RejectReceived { peer, request } in rejected.read() {
         if let Some(conversation) = conversations.get_mut(peer) {
-            conversation.asked.remove(*request);
+            conversation.sent.remove(*request);
             answered.push((*peer, *request));
         }
     }
@@ -164,7 +164,7 @@ pub(super) fn read_events(
             && *is_choking
             && !is_fast
         {
-            conversation.asked = Asked::default();
+            conversation.sent = SentRequests::default();
         }
     }
 }
@@ -289,7 +289,7 @@ impl Facts<'_, '_> {
             }
             Frame::Message(Message::Request(request)) => self.expect_welcome(peer, conversation, request),
             Frame::Message(Message::Cancel(request)) => {
-                if !conversation.asked.remove(request) && !answered.contains(&(peer, request)) {
+                if !conversation.sent.remove(request) && !answered.contains(&(peer, request)) {
                     self.report(|| format!("{request:?} is canceled at {peer}, which does not owe it"));
                 }
             }
@@ -305,18 +305,18 @@ impl Facts<'_, '_> {
 
     /// Checks that a request is sent once, to a peer that serves us, and during a download.
     fn expect_welcome(&mut self, peer: Entity, conversation: &mut Conversation, request: BlockRequest) {
-        if !conversation.asked.insert(request) {
-            self.report(|| format!("{request:?} is asked twice of {peer}"));
+        if !conversation.sent.insert(request) {
+            self.report(|| format!("{request:?} is requested twice from {peer}"));
         }
         if let Ok((_, _, Some(state), Some(requests))) = self.peers.get(peer)
             && state.peer_choking
             && !requests.allowed_fast.contains(&request.piece)
         {
-            self.report(|| format!("{request:?} is asked of {peer}, who chokes us"));
+            self.report(|| format!("{request:?} is requested from {peer}, who chokes us"));
         }
         let state = self.torrent_of(peer).map(|(.., state)| state.clone());
         if let Some(state) = state.filter(|state| *state != Lifecycle::Downloading) {
-            self.report(|| format!("{request:?} is asked of {peer} by a torrent that is {state:?}"));
+            self.report(|| format!("{request:?} is requested from {peer} by a torrent that is {state:?}"));
         }
     }
 

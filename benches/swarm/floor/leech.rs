@@ -121,14 +121,14 @@ impl<'a> Download<'a> {
     /// Reads a payload into its piece, and usually the header of the next message along with it.
     fn take_block(&mut self, len: usize) -> io::Result<()> {
         let (index, begin) = (word(&self.pending, 5), word(&self.pending, 9) as usize);
-        let unasked = || io::Error::other("a block that was not asked for");
+        let unrequested = || io::Error::other("a block that was not asked for");
         let at = self
             .pieces
             .iter()
             .position(|piece| piece.index == index)
-            .ok_or_else(unasked)?;
+            .ok_or_else(unrequested)?;
         let piece = &mut self.pieces[at];
-        let mut place = piece.bytes.get_mut(begin..begin + len).ok_or_else(unasked)?;
+        let mut place = piece.bytes.get_mut(begin..begin + len).ok_or_else(unrequested)?;
         let known = &self.pending[BLOCK_HEADER_LEN..];
         let (filled, rest) = place.split_at_mut(known.len().min(len));
         filled.copy_from_slice(&known[..filled.len()]);

@@ -24,7 +24,7 @@ pub struct Pending {
     /// The requested block.
     pub request: BlockRequest,
     /// When the request was sent.
-    pub asked: Timestamp,
+    pub requested_at: Timestamp,
     /// The request timed out, or was a probe; the block may be requested from other peers.
     pub is_late: bool,
 }
@@ -131,9 +131,9 @@ impl Requests {
 
     /// Records that the block of a request has arrived.
     pub fn record_block(&mut self, now: Timestamp, pending: &Pending) {
-        let gap = now.since(self.last_block.max(pending.asked));
+        let gap = now.since(self.last_block.max(pending.requested_at));
         self.block_gap = (self.block_gap * 3 + gap) / 4;
-        let took = now.since(pending.asked);
+        let took = now.since(pending.requested_at);
         self.answer_time = match self.answered_count {
             0 => took,
             _ => (self.answer_time * 7 + took) / 8,
@@ -182,7 +182,7 @@ impl Requests {
     #[must_use]
     pub fn silent_since(&self) -> Option<Timestamp> {
         let oldest = self.pending.iter().find(|pending| !pending.is_late)?;
-        Some(oldest.asked.max(self.last_block))
+        Some(oldest.requested_at.max(self.last_block))
     }
 
     /// Returns how long the peer may be silent: longer than its previous gaps between blocks.
@@ -209,7 +209,7 @@ impl Requests {
     pub fn answer_time(&self, now: Timestamp) -> Duration {
         // An outstanding request takes at least as long as it has taken already.
         let oldest = self.pending.iter().find(|pending| !pending.is_late);
-        let taken = oldest.map_or(Duration::ZERO, |oldest| now.since(oldest.asked));
+        let taken = oldest.map_or(Duration::ZERO, |oldest| now.since(oldest.requested_at));
         match self.has_answered() {
             true => self.answer_time.max(taken),
             false => Duration::ZERO,
@@ -234,7 +234,7 @@ impl Requests {
             return false;
         };
         if self.has_answered() {
-            self.answer_time = self.answer_time.max(now.since(pending.asked));
+            self.answer_time = self.answer_time.max(now.since(pending.requested_at));
         }
         true
     }

@@ -83,7 +83,7 @@ fn link(bed: &mut Bed, hosts: &[&str]) {
 }
 
 /// Runs the feature after these events. Returns the requested names.
-fn requested(bed: &mut Bed, events: Vec<NetEvent>) -> Vec<(String, JobTag)> {
+fn lookups(bed: &mut Bed, events: Vec<NetEvent>) -> Vec<(String, JobTag)> {
     bed.open_port::<NetRequest, NetEvent>(events);
     bed.world.resource_mut::<NetPort>().open_inbox(NAMES);
     if bed.holds(has_work) {
@@ -119,7 +119,7 @@ fn begin(bed: &mut Bed) -> Vec<String> {
         to: Lifecycle::FetchingMetadata,
     };
     bed.world.write_message(changed);
-    let names = requested(bed, Vec::new());
+    let names = lookups(bed, Vec::new());
     bed.world.resource_mut::<Messages<LifecycleChanged>>().clear();
     names.into_iter().map(|(name, _)| name).collect()
 }
@@ -129,8 +129,8 @@ fn names_are_looked_up_and_their_peers_found() {
     let mut bed = looking_up();
     assert!(!bed.holds(has_work));
     link(&mut bed, &["a.example:1", "b.example:2"]);
-    let asked = requested(&mut bed, Vec::new());
-    let [(a, of_a), (b, of_b)] = <[_; 2]>::try_from(asked).unwrap();
+    let requested = lookups(&mut bed, Vec::new());
+    let [(a, of_a), (b, of_b)] = <[_; 2]>::try_from(requested).unwrap();
     assert_eq!((&*a, &*b), ("a.example:1", "b.example:2"));
     assert!(!bed.holds(has_work), "requested once");
     let address = |n: u8| SocketAddr::from(([192, 0, 2, n], 1));
@@ -144,24 +144,24 @@ fn names_are_looked_up_and_their_peers_found() {
             result: Err("no such host".into()),
         },
     ];
-    assert_eq!(requested(&mut bed, events), []);
+    assert_eq!(lookups(&mut bed, events), []);
     assert_eq!(found(&mut bed), [1, 2, 3, 4].map(address), "a name has few addresses");
     // The other name is looked up again later.
     let next = bed.world.resource::<Deadlines<LookupDue>>().next().unwrap();
     assert!(next > NOW + Duration::from_secs(60));
     bed.world.resource_mut::<Clock>().advance_to(next);
-    let asked: Vec<String> = requested(&mut bed, Vec::new())
+    let requested: Vec<String> = lookups(&mut bed, Vec::new())
         .into_iter()
         .map(|(name, _)| name)
         .collect();
-    assert_eq!(asked, ["b.example:2"]);
+    assert_eq!(requested, ["b.example:2"]);
     // A link that names another peer, and a torrent that begins again.
     link(&mut bed, &["c.example:3", "a.example:1"]);
-    let asked: Vec<String> = requested(&mut bed, Vec::new())
+    let requested: Vec<String> = lookups(&mut bed, Vec::new())
         .into_iter()
         .map(|(name, _)| name)
         .collect();
-    assert_eq!(asked, ["c.example:3"]);
+    assert_eq!(requested, ["c.example:3"]);
     assert_eq!(begin(&mut bed), ["a.example:1"], "the others are requested");
 }
 
@@ -182,6 +182,6 @@ fn few_names_are_looked_up_and_none_for_torrents_that_may_not() {
     // The torrent may be gone when its name is found.
     let tag = JobTag::new(NAMES, Entity::PLACEHOLDER);
     let result = Ok(vec![SocketAddr::from(([192, 0, 2, 1], 1))]);
-    assert_eq!(requested(&mut bed, vec![NetEvent::Resolved { tag, result }]), []);
+    assert_eq!(lookups(&mut bed, vec![NetEvent::Resolved { tag, result }]), []);
     assert_eq!(found(&mut bed), []);
 }

@@ -20,7 +20,7 @@ const LIST: Purpose = purpose!("list sessions");
 #[derive(Resource, Debug, Default)]
 pub(super) struct ResumingAll {
     /// Commands that wait for the list of sessions.
-    asked: Vec<ResumeAll>,
+    commands: Vec<ResumeAll>,
     /// Callers that wait for the listed torrents, and the number of these torrents.
     waiting: Vec<Reply<Result<usize, ResumeError>>>,
     /// Whether one of the commands includes torrents that the user stopped.
@@ -50,19 +50,21 @@ pub(super) fn find_saved(
 ) {
     for command in queue.0.drain(..) {
         survey.begin_resuming();
-        if resuming.asked.is_empty() {
+        if resuming.commands.is_empty() {
             let tag = JobTag::new(LIST, Entity::PLACEHOLDER);
             state.push(StateRequest::List { tag });
         }
-        resuming.asked.push(command);
+        resuming.commands.push(command);
     }
     for event in state.take(LIST) {
-        let asked = std::mem::take(&mut resuming.asked);
+        let commands = std::mem::take(&mut resuming.commands);
         match event.outcome {
             Ok(StateDone::Listed(torrents)) => {
                 resuming.expected_count += torrents.len();
-                resuming.include_stopped |= asked.iter().any(|command| command.include_stopped);
-                resuming.waiting.extend(asked.into_iter().map(|command| command.reply));
+                resuming.include_stopped |= commands.iter().any(|command| command.include_stopped);
+                resuming
+                    .waiting
+                    .extend(commands.into_iter().map(|command| command.reply));
                 resuming.found.extend(torrents.iter().map(|stored| stored.torrent));
                 resuming.answer(&mut survey);
             }
@@ -70,7 +72,7 @@ pub(super) fn find_saved(
             Err(error) => {
                 let error = ResumeError::Unreadable(error.0);
                 survey.end_resuming(false);
-                let replies = asked.into_iter().map(|command| command.reply);
+                let replies = commands.into_iter().map(|command| command.reply);
                 replies.for_each(|reply| reply.send(Err(error.clone())));
             }
         }

@@ -41,7 +41,7 @@ enum Stage {
     Listing,
     Looking {
         rest: Vec<InfoHash>,
-        asked_count: usize,
+        requested_count: usize,
     },
     Done,
 }
@@ -101,7 +101,7 @@ pub(super) fn survey_sessions(
         survey.stage = match event.outcome {
             Ok(StateDone::Listed(stored)) => Stage::Looking {
                 rest: stored.iter().map(|stored| stored.torrent).collect(),
-                asked_count: 0,
+                requested_count: 0,
             },
             Ok(_) => continue,
             Err(error) => {
@@ -111,10 +111,10 @@ pub(super) fn survey_sessions(
         };
     }
     let looked: Vec<_> = state.take(LOOK).collect();
-    let Stage::Looking { rest, asked_count } = &mut survey.stage else {
+    let Stage::Looking { rest, requested_count } = &mut survey.stage else {
         return;
     };
-    *asked_count -= looked.len();
+    *requested_count -= looked.len();
     for event in looked {
         match event.outcome {
             Ok(StateDone::Loaded(loaded)) => {
@@ -124,11 +124,11 @@ pub(super) fn survey_sessions(
             Err(error) => tracing::warn!("the files of a stopped torrent are not known: {error}"),
         }
     }
-    while *asked_count < MAX_LOOKS
+    while *requested_count < MAX_LOOKS
         && let Some(torrent) = rest.pop()
     {
         if index.get(torrent).is_none() && !registry.contains(torrent) {
-            *asked_count += 1;
+            *requested_count += 1;
             state.push(StateRequest::Load {
                 tag: tag(LOOK),
                 torrent,
@@ -137,7 +137,7 @@ pub(super) fn survey_sessions(
             });
         }
     }
-    if *asked_count == 0 {
+    if *requested_count == 0 {
         survey.stage = Stage::Done;
     }
 }

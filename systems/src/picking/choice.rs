@@ -219,7 +219,7 @@ where
         let mut pieces = pieces.filter_map(|index| self.torrent.active.all.get(index));
         pieces.find_map(|&entity| {
             let piece = (self.torrent.piece)(entity)?;
-            if which == Open::Abandoned && piece.asked_count > 0 {
+            if which == Open::Abandoned && piece.requested_count > 0 {
                 return None;
             }
             Some(active(entity, self.free_block(entity)?, Reason::Open))
@@ -285,12 +285,12 @@ where
                 continue;
             }
             for (block, slot) in (0..).zip(&piece.blocks) {
-                if slot.received || slot.asked.contains(&peer.peer) || slot.late.contains(&peer.peer) {
+                if slot.received || slot.requested_from.contains(&peer.peer) || slot.late.contains(&peer.peer) {
                     continue;
                 }
                 // The peers that owe the block are much slower than this one, by what they showed before or show now.
-                let is_slow = slot.expected_at > torrent.now + patience || slot.asked_at + slow <= torrent.now;
-                let copies = if is_slow { 0 } else { slot.asked.len() };
+                let is_slow = slot.expected_at > torrent.now + patience || slot.requested_at + slow <= torrent.now;
+                let copies = if is_slow { 0 } else { slot.requested_from.len() };
                 if best.is_some_and(|(_, _, least)| copies >= least) {
                     continue;
                 }
@@ -299,7 +299,7 @@ where
                     true => slow,
                     false => patience,
                 };
-                let due = slot.asked_at + waits;
+                let due = slot.requested_at + waits;
                 if copies > 0 && due > torrent.now {
                     *again = Some(again.map_or(due, |other| other.min(due)));
                 } else {
@@ -331,11 +331,11 @@ where
             let owed = piece
                 .blocks
                 .iter()
-                .filter(|slot| !slot.received && !slot.asked.is_empty());
-            let Some((asked_at, expected_at)) = owed.map(|slot| (slot.asked_at, slot.expected_at)).min() else {
+                .filter(|slot| !slot.received && !slot.requested_from.is_empty());
+            let Some((requested_at, expected_at)) = owed.map(|slot| (slot.requested_at, slot.expected_at)).min() else {
                 continue;
             };
-            let due = asked_at + slow;
+            let due = requested_at + slow;
             if due <= torrent.now || expected_at > torrent.now + slow {
                 return Some(entity);
             }

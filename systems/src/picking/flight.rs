@@ -263,7 +263,7 @@ impl Flight<'_, '_> {
             return false;
         }
         for (block, slot) in (0..).zip(&piece.blocks) {
-            for peer in slot.asked.iter().chain(&slot.late) {
+            for peer in slot.requested_from.iter().chain(&slot.late) {
                 let Ok((mut requests, mut source)) = peers.get_mut(*peer) else {
                     continue;
                 };

@@ -158,7 +158,7 @@ pub(super) fn refill_requests(
             continue;
         }
         let rate = rates.download.at(now);
-        let mut asked = Asked {
+        let mut target = Target {
             torrent: of.0,
             geometry,
             files: &content.0.info.files,
@@ -171,7 +171,7 @@ pub(super) fn refill_requests(
             prefers_sharing: rate * ALONE_SECONDS < u64::from(geometry.piece_length()),
             depth: late_count + depth(&requests, state, extensions, &timers.settings.requests) as usize,
         };
-        let again = scheduler.fill(now, &mut asked, &mut requests, |request| {
+        let again = scheduler.fill(now, &mut target, &mut requests, |request| {
             sink.request(entity, &mut source, request);
         });
         if let Some(again) = requests.suggestion_timeout().or(again) {
@@ -198,7 +198,7 @@ fn depth(requests: &Requests, state: &PeerState, extensions: &PeerExtensions, se
 }
 
 /// One peer of one torrent, while blocks are requested from it.
-struct Asked<'a> {
+struct Target<'a> {
     torrent: Entity,
     geometry: &'a Geometry,
     files: &'a FileTable,
@@ -235,23 +235,23 @@ impl RequestScheduler<'_, '_> {
     fn fill(
         &mut self,
         now: Timestamp,
-        asked: &mut Asked<'_>,
+        target: &mut Target<'_>,
         requests: &mut Requests,
         mut send: impl FnMut(BlockRequest),
     ) -> Option<Timestamp> {
-        while requests.pending().len() < asked.depth {
-            let choice = self.choose(now, asked, requests);
+        while requests.pending().len() < target.depth {
+            let choice = self.choose(now, target, requests);
             if let Some(len) = choice.wants_memory {
                 self.supply.wanted_bytes = u64::from(len);
                 if !std::mem::replace(&mut requests.is_starved, true) {
-                    self.supply.starved.push(asked.peer);
+                    self.supply.starved.push(target.peer);
                 }
             }
             let (entity, block, reason) = match choice.pick {
                 Some(Pick::Active { piece, block, reason }) => (piece, Some(block), reason),
                 Some(Pick::New { index, reason }) => {
                     requests.last_begun = Some(index);
-                    let (entity, block) = self.begin_piece(now, index, asked);
+                    let (entity, block) = self.begin_piece(now, index, target);
                     (entity, block, reason)
                 }
                 None => {
@@ -260,7 +260,7 @@ impl RequestScheduler<'_, '_> {
                         self.wakeup.at(now);
                     }
                     if choice.is_starved && !std::mem::replace(&mut requests.is_starved, true) {
-                        asked.picker.starved.push(asked.peer);
+                        target.picker.starved.push(target.peer);
                     }
                     let withheld_until = Some(requests.withheld_until).filter(|until| *until > now);
                     return choice.again.into_iter().chain(withheld_until).min();
@@ -275,7 +275,7 @@ impl RequestScheduler<'_, '_> {
                 Reason::AllowedFast | Reason::Current | Reason::Endgame => {}
             }
             if let Some(block) = block {
-                self.request(now, (entity, block, reason), asked, requests, &mut send);
+                self.request(now, (entity, block, reason), target, requests, &mut send);
             }
         }
         None
@@ -287,26 +287,26 @@ impl RequestScheduler<'_, '_> {
         self.limits.download.is_waiting(now) || (self.limits.torrent_count > 0 && own())
     }
 
-    fn choose(&mut self, now: Timestamp, asked: &Asked<'_>, requests: &Requests) -> Choice {
+    fn choose(&mut self, now: Timestamp, target: &Target<'_>, requests: &Requests) -> Choice {
         let peer = PeerView {
-            peer: asked.peer,
-            has: asked.has,
+            peer: target.peer,
+            has: target.has,
             requests,
-            is_choked: asked.is_choked,
-            is_trusted: asked.is_trusted,
-            prefers_sharing: asked.prefers_sharing,
+            is_choked: target.is_choked,
+            is_trusted: target.is_trusted,
+            prefers_sharing: target.prefers_sharing,
         };
         let settings = &self.settings.requests;
         let (pieces, begun, memory) = (&self.pieces, &*self.begun, &*self.memory);
         let torrent = TorrentView {
             now,
-            geometry: asked.geometry,
-            order: &asked.picker.order,
-            active: asked.active,
+            geometry: target.geometry,
+            order: &target.picker.order,
+            active: target.active,
             piece: |entity| pieces.get(entity).ok().or_else(|| begun.get(&entity)),
             has_memory: |len| memory.fits(len, settings),
             settings,
-            is_limited: self.is_limited(asked.torrent, now),
+            is_limited: self.is_limited(target.torrent, now),
         };
         choose(&peer, &torrent, &mut self.random)
     }
@@ -317,7 +317,7 @@ impl RequestScheduler<'_, '_> {
         &mut self,
         now: Timestamp,
         (entity, first, reason): (Entity, u32, Reason),
-        asked: &mut Asked<'_>,
+        target: &mut Target<'_>,
         requests: &mut Requests,
         send: &mut impl FnMut(BlockRequest),
     ) {
@@ -329,54 +329,54 @@ impl RequestScheduler<'_, '_> {
             },
         };
         if piece.is_suspect {
-            piece.exclusive = Some(asked.peer);
+            piece.exclusive = Some(target.peer);
         }
         let expected_at = now + requests.answer_time(now);
         let mut next = Some(first);
         while let Some(block) = next
-            && requests.pending().len() < asked.depth
+            && requests.pending().len() < target.depth
         {
             // The speed of a new peer is measured with a block that may still be requested from others.
             let is_late = reason == Reason::Endgame && !requests.has_answered();
             match is_late {
-                true => piece.mark_probed(block, asked.peer),
-                false => piece.mark_requested(block, asked.peer, now, expected_at),
+                true => piece.mark_probed(block, target.peer),
+                false => piece.mark_requested(block, target.peer, now, expected_at),
             }
             let request = piece.request(block);
             requests.add(Pending {
                 piece: entity,
                 block,
                 request,
-                asked: now,
+                requested_at: now,
                 is_late,
             });
             send(request);
             next = match reason {
                 Reason::Endgame => None,
-                _ => piece.next_free(asked.peer),
+                _ => piece.next_free(target.peer),
             };
         }
         if piece.free_count == 0 {
-            asked.active.open.remove(&piece.index);
+            target.active.open.remove(&piece.index);
         }
     }
 
     /// Begins a piece. Returns its first block, unless it consists of padding only.
-    fn begin_piece(&mut self, now: Timestamp, index: u32, asked: &mut Asked<'_>) -> (Entity, Option<u32>) {
-        let mut piece = ActivePiece::new(asked.torrent, index, asked.geometry);
+    fn begin_piece(&mut self, now: Timestamp, index: u32, target: &mut Target<'_>) -> (Entity, Option<u32>) {
+        let mut piece = ActivePiece::new(target.torrent, index, target.geometry);
         self.memory.reserve(piece.span.len, &self.settings.requests);
-        fill_padding(&mut piece, asked.geometry, asked.files);
-        asked.picker.order.remove(index);
-        if asked.picker.order.pickable_count() == 0 {
+        fill_padding(&mut piece, target.geometry, target.files);
+        target.picker.order.remove(index);
+        if target.picker.order.pickable_count() == 0 {
             // The endgame begins: starved peers may now request blocks that other peers owe us.
-            self.supply.offer(asked.torrent);
+            self.supply.offer(target.torrent);
             self.wakeup.at(now);
         }
         let entity = self.commands.spawn_empty().id();
-        asked.active.all.insert(index, entity);
-        let block = piece.next_free(asked.peer);
+        target.active.all.insert(index, entity);
+        let block = piece.next_free(target.peer);
         match block {
-            Some(_) => drop(asked.active.open.insert(index)),
+            Some(_) => drop(target.active.open.insert(index)),
             None => {
                 self.full.add(entity, &mut piece);
                 self.wakeup.at(now);

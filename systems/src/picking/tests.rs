@@ -407,12 +407,12 @@ fn a_peer_that_cannot_be_asked_is_not() {
                 begin: block,
                 len: 1,
             };
-            let (asked, is_late) = (NOW, true);
+            let (requested_at, is_late) = (NOW, true);
             bed.get_mut::<Requests>(peer).add(Pending {
                 piece,
                 block,
                 request,
-                asked,
+                requested_at,
                 is_late,
             });
         }
@@ -440,9 +440,9 @@ fn a_suspect_piece_is_given_to_trusted_peers() {
         let piece = begin(&mut bed, 0);
         bed.get_mut::<ActivePiece>(piece).is_suspect = true;
         change(&mut bed.get_mut::<Requests>(peer));
-        let is_asked = !refill(&mut bed, peer).is_empty();
-        assert_eq!(bed.get::<ActivePiece>(piece).exclusive, is_asked.then_some(peer));
-        is_asked
+        let is_requested = !refill(&mut bed, peer).is_empty();
+        assert_eq!(bed.get::<ActivePiece>(piece).exclusive, is_requested.then_some(peer));
+        is_requested
     };
     assert!(gets(|requests| requests.distrusted_until = NOW));
     assert!(!gets(
@@ -497,21 +497,21 @@ fn an_unknown_peer_is_probed_in_the_endgame() {
         let long_ago = Timestamp::ZERO;
         for piece in pieces {
             let mut active = bed.get_mut::<ActivePiece>(piece);
-            active.blocks.iter_mut().for_each(|slot| slot.asked_at = long_ago);
+            active.blocks.iter_mut().for_each(|slot| slot.requested_at = long_ago);
         }
         if has_answered {
             let pending = *bed.get::<Requests>(slow).pending().front().unwrap();
             bed.get_mut::<Requests>(other).record_block(NOW, &pending);
         }
-        let asked = refill(&mut bed, other);
-        assert_eq!(asked.len(), 1, "a block is earned by a block");
+        let requested = refill(&mut bed, other);
+        assert_eq!(requested.len(), 1, "a block is earned by a block");
         let is_late = bed.get::<Requests>(other).pending()[0].is_late;
         assert_eq!(is_late, !has_answered);
         let slots = pieces.map(|piece| bed.get::<ActivePiece>(piece));
         let mut slots = slots.iter().flat_map(|piece| &piece.blocks);
         let is_in = |slot: &BlockSlot| {
             if has_answered {
-                slot.asked.contains(&other)
+                slot.requested_from.contains(&other)
             } else {
                 slot.late.contains(&other)
             }

@@ -79,7 +79,7 @@ impl PeerTimers<'_> {
         let oldest = requests.pending().iter().find(|pending| !pending.is_late);
         if let (Some(oldest), Some(since)) = (oldest, requests.silent_since()) {
             let patience = patience(requests, bytes_per_s, settings);
-            let at = (oldest.asked + patience).min(since + requests.silence_limit(settings));
+            let at = (oldest.requested_at + patience).min(since + requests.silence_limit(settings));
             self.checks.set(at, LateCheck(peer));
             requests.has_deadline = true;
         }
@@ -186,14 +186,14 @@ fn late_requests(requests: &mut Requests, now: Timestamp, rate: u64, settings: &
         requests.distrusted_until = now + FAILED_PAUSE;
         requests.withheld_until = requests.distrusted_until;
     }
-    let is_due = |pending: &&Pending| !pending.is_late && (is_silent || pending.asked + patience <= now);
+    let is_due = |pending: &&Pending| !pending.is_late && (is_silent || pending.requested_at + patience <= now);
     requests.pending().iter().filter(is_due).copied().collect()
 }
 
 /// Returns the start of the time in which the peer owed us blocks, could send them, and sent none.
 fn owes_since(requests: &Requests, state: &PeerState) -> Option<Timestamp> {
     let oldest = requests.pending().front()?;
-    Some(oldest.asked.max(requests.last_block).max(state.choke_changed))
+    Some(oldest.requested_at.max(requests.last_block).max(state.choke_changed))
 }
 
 /// Takes pieces away from exclusive senders that are much slower than other peers.
@@ -250,9 +250,9 @@ mod tests {
         Timestamp::ZERO + Duration::from_secs(seconds)
     }
 
-    fn requests(asked: &[u64]) -> Requests {
+    fn requests(requested_at: &[u64]) -> Requests {
         let mut requests = Requests::default();
-        for (block, asked) in (0..).zip(asked) {
+        for (block, requested_at) in (0..).zip(requested_at) {
             requests.add(Pending {
                 piece: Entity::from_raw_u32(1).unwrap(),
                 block,
@@ -261,7 +261,7 @@ mod tests {
                     begin: block * BLOCK_SIZE,
                     len: BLOCK_SIZE,
                 },
-                asked: at(*asked),
+                requested_at: at(*requested_at),
                 is_late: false,
             });
         }

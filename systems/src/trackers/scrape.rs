@@ -109,8 +109,8 @@ pub(super) fn take_answers(
     mut trackers: ParamSet<(Query<&Tracker>, Query<&mut Tracker>)>,
 ) {
     for answer in answers.scrapes.drain(..) {
-        let asked = (answer.tracker, answer.family);
-        let Some(position) = scrapes.waiting.iter().position(|scrape| scrape.asking == asked) else {
+        let answered = (answer.tracker, answer.family);
+        let Some(position) = scrapes.waiting.iter().position(|scrape| scrape.asking == answered) else {
             continue;
         };
         match answer.result {

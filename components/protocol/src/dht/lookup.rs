@@ -44,7 +44,7 @@ struct Candidate {
 enum State {
     Fresh,
     /// In flight.
-    Asked,
+    Queried,
     /// In flight for so long that it no longer holds up the lookup.
     Slow,
     Answered,
@@ -125,7 +125,7 @@ impl Lookup {
 
     /// Returns the address of the next node to ask, and the id that it is known by. Call it until it returns `None`.
     pub fn next_query(&mut self) -> Option<(SocketAddr, Option<NodeId>)> {
-        let in_flight = self.count(State::Asked);
+        let in_flight = self.count(State::Queried);
         if in_flight == 0 {
             self.allowance = self.allowance.max(self.parallelism.alpha);
         }
@@ -137,7 +137,7 @@ impl Lookup {
         self.allowance -= 1;
         self.query_count += 1;
         let candidate = &mut self.candidates[next];
-        candidate.state = State::Asked;
+        candidate.state = State::Queried;
         Some((candidate.address, candidate.id))
     }
 
@@ -195,7 +195,7 @@ impl Lookup {
     /// Processes a timeout or an error of a node.
     pub fn on_failure(&mut self, address: SocketAddr) {
         if let Some(candidate) = self.outstanding(address) {
-            if candidate.state == State::Asked {
+            if candidate.state == State::Queried {
                 candidate.state = State::Failed;
                 self.allowance += 1;
             } else {
@@ -210,7 +210,7 @@ impl Lookup {
         let mut answered = 0;
         for candidate in &self.candidates {
             match candidate.state {
-                State::Asked => return false,
+                State::Queried => return false,
                 State::Fresh if self.query_count < MAX_QUERIES => return false,
                 State::Answered if self.counts(candidate) => answered += 1,
                 _ => {}
@@ -272,7 +272,7 @@ impl Lookup {
         for (index, candidate) in self.candidates.iter().enumerate() {
             match candidate.state {
                 State::Fresh => return Some(index),
-                State::Asked | State::Answered if self.counts(candidate) => busy += 1,
+                State::Queried | State::Answered if self.counts(candidate) => busy += 1,
                 _ => {}
             }
             if busy == K {
@@ -301,7 +301,7 @@ impl Lookup {
         };
         let at = self.candidates.partition_point(|known| key(known) < key(&candidate));
         self.candidates.insert(at, candidate);
-        let is_outstanding = |candidate: &Candidate| matches!(candidate.state, State::Asked | State::Slow);
+        let is_outstanding = |candidate: &Candidate| matches!(candidate.state, State::Queried | State::Slow);
         if self.candidates.len() > MAX_CANDIDATES
             && let Some(farthest) = self.candidates.iter().rposition(|candidate| !is_outstanding(candidate))
         {
@@ -312,7 +312,7 @@ impl Lookup {
     fn outstanding(&mut self, address: SocketAddr) -> Option<&mut Candidate> {
         let mut candidates = self.candidates.iter_mut();
         let candidate = candidates.find(|candidate| candidate.address == address)?;
-        matches!(candidate.state, State::Asked | State::Slow).then_some(candidate)
+        matches!(candidate.state, State::Queried | State::Slow).then_some(candidate)
     }
 
     fn count(&self, state: State) -> usize {

@@ -88,7 +88,7 @@ pub struct Fetch<P> {
 struct Source<P> {
     peer: P,
     size: u32,
-    asked: Vec<Asked>,
+    outstanding: Vec<Outstanding>,
     /// When the peer last sent a piece that was requested of it.
     progressed: Timestamp,
     /// The peer is asked for nothing until then.
@@ -98,7 +98,7 @@ struct Source<P> {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Asked {
+struct Outstanding {
     piece: u32,
     at: Timestamp,
     /// The request has timed out; its answer is still welcome.
@@ -160,9 +160,9 @@ pub enum Outcome<P> {
 
 impl FetchLimits {
     /// Returns when a request is late, by when its peer last sent a piece.
-    fn late_at(&self, asked: &Asked, progressed: Timestamp) -> Timestamp {
-        let alive = asked.at.max(progressed) + self.timeout;
-        alive.min(asked.at + self.timeout * LATE)
+    fn late_at(&self, request: &Outstanding, progressed: Timestamp) -> Timestamp {
+        let alive = request.at.max(progressed) + self.timeout;
+        alive.min(request.at + self.timeout * LATE)
     }
 }
 
@@ -176,7 +176,7 @@ impl<P: Copy + Eq> Attempt<P> {
 impl<P: Copy + Eq> Source<P> {
     /// Ends the peer's turn, which has brought no dictionary. The answers to its requests are still welcome.
     fn end_turn(&mut self, rests_until: Timestamp) {
-        self.asked.iter_mut().for_each(|asked| asked.is_late = true);
+        self.outstanding.iter_mut().for_each(|request| request.is_late = true);
         self.rests_until = rests_until;
         self.spent_turns = self.spent_turns.saturating_add(1);
     }
@@ -211,7 +211,7 @@ impl<P: Copy + Eq> Fetch<P> {
             self.sources.push(Source {
                 peer,
                 size,
-                asked: Vec::new(),
+                outstanding: Vec::new(),
                 progressed: Timestamp::ZERO,
                 rests_until: Timestamp::ZERO,
                 spent_turns,
@@ -263,8 +263,8 @@ impl<P: Copy + Eq> Fetch<P> {
             return None;
         }
         let timeouts = self.sources.iter().flat_map(|source| {
-            let open = source.asked.iter().filter(|asked| !asked.is_late);
-            open.map(|asked| self.limits.late_at(asked, source.progressed))
+            let open = source.outstanding.iter().filter(|request| !request.is_late);
+            open.map(|request| self.limits.late_at(request, source.progressed))
         });
         let rests = self
             .sources
@@ -280,10 +280,10 @@ impl<P: Copy + Eq> Fetch<P> {
         let Some(source) = self.sources.iter_mut().find(|source| source.peer == peer) else {
             return Outcome::Unsolicited;
         };
-        let Some(at) = source.asked.iter().position(|asked| asked.piece == piece) else {
+        let Some(at) = source.outstanding.iter().position(|request| request.piece == piece) else {
             return Outcome::Unsolicited;
         };
-        source.asked.swap_remove(at);
+        source.outstanding.swap_remove(at);
         // A late answer shows that the peer answers.
         (source.progressed, source.rests_until) = (now, Timestamp::ZERO);
         let size = source.size;
@@ -314,10 +314,10 @@ impl<P: Copy + Eq> Fetch<P> {
         let Some(source) = self.sources.iter_mut().find(|source| source.peer == peer) else {
             return false;
         };
-        let Some(at) = source.asked.iter().position(|asked| asked.piece == piece) else {
+        let Some(at) = source.outstanding.iter().position(|request| request.piece == piece) else {
             return false;
         };
-        source.asked.swap_remove(at);
+        source.outstanding.swap_remove(at);
         source.rests_until = now + self.limits.rest;
         true
     }
@@ -329,9 +329,9 @@ impl<P: Copy + Eq> Fetch<P> {
     /// Marks the requests that have timed out. A peer that has sent nothing meanwhile rests.
     fn expire(&mut self, now: Timestamp) {
         for source in &mut self.sources {
-            for asked in source.asked.iter_mut().filter(|asked| !asked.is_late) {
-                if self.limits.late_at(asked, source.progressed) <= now {
-                    asked.is_late = true;
+            for request in source.outstanding.iter_mut().filter(|request| !request.is_late) {
+                if self.limits.late_at(request, source.progressed) <= now {
+                    request.is_late = true;
                     if source.progressed + self.limits.timeout <= now {
                         source.rests_until = now + self.limits.rest;
                     }
@@ -368,7 +368,7 @@ impl<P: Copy + Eq> Fetch<P> {
     /// Returns whether a peer that claims the size can be asked, or has outstanding requests.
     fn is_ready(&self, size: u32, now: Timestamp) -> bool {
         let mut of_size = self.sources.iter().filter(|source| source.size == size);
-        of_size.any(|source| source.rests_until <= now || source.asked.iter().any(|asked| !asked.is_late))
+        of_size.any(|source| source.rests_until <= now || source.outstanding.iter().any(|request| !request.is_late))
     }
 
     /// Ends attempts with nobody left to ask, and those whose time is over, until one at `size` has a place. Returns
@@ -397,7 +397,7 @@ impl<P: Copy + Eq> Fetch<P> {
 
     fn begin(&mut self, size: u32, spent_turns: u32, now: Timestamp) {
         for source in self.sources.iter_mut().filter(|source| source.size == size) {
-            source.asked.retain(|asked| !asked.is_late);
+            source.outstanding.retain(|request| !request.is_late);
         }
         self.attempts.push(Attempt {
             assembly: Assembly::new(size),
@@ -411,35 +411,38 @@ impl<P: Copy + Eq> Fetch<P> {
         self.take_turns(index, now);
         let Attempt { assembly, turn, .. } = &self.attempts[index];
         let size = assembly.size();
-        let is_asked = |source: &Source<P>| match turn {
+        let takes_part = |source: &Source<P>| match turn {
             Turn::Everyone => source.size == size,
             Turn::Nobody => false,
             Turn::One(peer) => source.peer == *peer,
         };
-        let mut outstanding = vec![false; assembly.piece_count() as usize];
-        let sources = self.sources.iter().filter(|source| is_asked(source));
-        for asked in sources.flat_map(|source| &source.asked).filter(|asked| !asked.is_late) {
-            outstanding[asked.piece as usize] = true;
+        let mut is_requested = vec![false; assembly.piece_count() as usize];
+        let sources = self.sources.iter().filter(|source| takes_part(source));
+        for request in sources
+            .flat_map(|source| &source.outstanding)
+            .filter(|request| !request.is_late)
+        {
+            is_requested[request.piece as usize] = true;
         }
         let max_requests = self.limits.max_requests;
         let may_ask = |source: &&mut Source<P>| {
-            is_asked(source) && source.rests_until <= now && source.asked.len() < max_requests
+            takes_part(source) && source.rests_until <= now && source.outstanding.len() < max_requests
         };
         let mut sources: Vec<_> = self.sources.iter_mut().filter(may_ask).collect();
-        for piece in assembly.missing().filter(|piece| !outstanding[*piece as usize]) {
-            let is_new = |source: &Source<P>| source.asked.iter().all(|asked| asked.piece != piece);
+        for piece in assembly.missing().filter(|piece| !is_requested[*piece as usize]) {
+            let is_new = |source: &Source<P>| source.outstanding.iter().all(|request| request.piece != piece);
             let able = (0..sources.len()).filter(|place| is_new(sources[*place]));
-            let Some(place) = able.min_by_key(|place| sources[*place].asked.len()) else {
+            let Some(place) = able.min_by_key(|place| sources[*place].outstanding.len()) else {
                 continue;
             };
             let source = &mut sources[place];
-            source.asked.push(Asked {
+            source.outstanding.push(Outstanding {
                 piece,
                 at: now,
                 is_late: false,
             });
             requests.push((source.peer, piece));
-            if source.asked.len() >= max_requests {
+            if source.outstanding.len() >= max_requests {
                 sources.remove(place);
                 if sources.is_empty() {
                     break;
@@ -474,7 +477,7 @@ impl<P: Copy + Eq> Fetch<P> {
         let next = ready.min_by_key(|source| source.spent_turns);
         attempt.begun = now;
         attempt.turn = next.map_or(Turn::Nobody, |source| {
-            source.asked.clear();
+            source.outstanding.clear();
             attempt.turn_number = source.spent_turns.saturating_add(1);
             Turn::One(source.peer)
         });

@@ -15,7 +15,7 @@ fn pending(begin: u32) -> Pending {
         piece: Entity::from_raw_u32(1).unwrap(),
         block: begin / BLOCK_SIZE,
         request: request(begin),
-        asked: Timestamp::ZERO,
+        requested_at: Timestamp::ZERO,
         is_late: false,
     }
 }

@@ -63,7 +63,7 @@ struct Closing {
 /// The reason why the task ends.
 enum End {
     /// The world closed the stream.
-    Asked { is_orderly: bool },
+    Requested { is_orderly: bool },
     /// The peer closed the stream.
     Remote,
 }
@@ -137,11 +137,11 @@ impl Stream {
         };
         let mut outbound = Outbound::default();
         match self.pump(id, &mut *carried, &mut outbound, shared).await {
-            Ok(End::Asked { is_orderly: true }) => {
+            Ok(End::Requested { is_orderly: true }) => {
                 let time = millis(shared.settings.close_timeout_ms);
                 let _ = timeout(time, self.part(&mut *carried, outbound)).await;
             }
-            Ok(End::Asked { is_orderly: false }) => {}
+            Ok(End::Requested { is_orderly: false }) => {}
             Ok(End::Remote) => shared.closed(id, StreamError::EndOfStream),
             Err(error) => shared.closed(id, error.into()),
         }
@@ -166,7 +166,7 @@ impl Stream {
                     changed.set(self.changed.notified());
                 }
                 if let Some(Closing { is_orderly, .. }) = self.take_frames(outbound) {
-                    return Poll::Ready(Ok(End::Asked { is_orderly }));
+                    return Poll::Ready(Ok(End::Requested { is_orderly }));
                 }
                 let mut has_moved = false;
                 if !outbound.is_done()

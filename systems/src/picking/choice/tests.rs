@@ -257,7 +257,7 @@ fn slow_endgame() -> (Table, Duration) {
     (table, patience)
 }
 
-fn pending(asked: Timestamp) -> Pending {
+fn pending(requested_at: Timestamp) -> Pending {
     Pending {
         piece: entity(99),
         block: 0,
@@ -266,7 +266,7 @@ fn pending(asked: Timestamp) -> Pending {
             begin: 0,
             len: BLOCK_SIZE,
         },
-        asked,
+        requested_at,
         is_late: false,
     }
 }

@@ -66,20 +66,20 @@ fn load(bed: &mut Bed, session: &Session, has_metainfo: bool) {
 
 /// The requests of a step.
 #[derive(Debug, PartialEq, Eq)]
-enum Asked {
+enum Requested {
     Nothing,
     Write,
     Sync,
     Save { with_metainfo: bool },
 }
 
-fn asked(bed: &Bed) -> Asked {
+fn requested(bed: &Bed) -> Requested {
     let (disk, state) = (bed.world.resource::<DiskPort>(), bed.world.resource::<StatePort>());
     match (disk.outgoing(), state.outgoing()) {
-        ([], []) => Asked::Nothing,
-        ([DiskRequest::Write { .. }], []) => Asked::Write,
-        ([DiskRequest::Sync { .. }], []) => Asked::Sync,
-        ([], [StateRequest::Save { metainfo, .. }]) => Asked::Save {
+        ([], []) => Requested::Nothing,
+        ([DiskRequest::Write { .. }], []) => Requested::Write,
+        ([DiskRequest::Sync { .. }], []) => Requested::Sync,
+        ([], [StateRequest::Save { metainfo, .. }]) => Requested::Save {
             with_metainfo: metainfo.is_some(),
         },
         others => panic!("{others:?}"),
@@ -91,15 +91,15 @@ fn open_ports(bed: &mut Bed, disk: Vec<DiskEvent>, state: Vec<StateEvent>) {
     bed.open_port::<StateRequest, StateEvent>(state);
 }
 
-fn begin(bed: &mut Bed) -> Asked {
+fn begin(bed: &mut Bed) -> Requested {
     open_ports(bed, Vec::new(), Vec::new());
     let torrent = bed.torrent;
     bed.run_after(SaveTorrent { torrent }, begin_saves);
-    asked(bed)
+    requested(bed)
 }
 
 /// Reports the end of the sync of the only file.
-fn sync(bed: &mut Bed, stamp: Option<FileStamp>, generation: u64) -> Asked {
+fn sync(bed: &mut Bed, stamp: Option<FileStamp>, generation: u64) -> Requested {
     let outcome = Ok(DiskDone::Synced(vec![SyncedFile {
         index: 0,
         stamp,
@@ -109,7 +109,7 @@ fn sync(bed: &mut Bed, stamp: Option<FileStamp>, generation: u64) -> Asked {
     end_sync(bed, outcome, generation)
 }
 
-fn end_sync(bed: &mut Bed, outcome: Result<DiskDone, DiskError>, generation: u64) -> Asked {
+fn end_sync(bed: &mut Bed, outcome: Result<DiskDone, DiskError>, generation: u64) -> Requested {
     let tag = JobTag {
         number: generation,
         ..JobTag::new(SYNC, bed.torrent)
@@ -117,7 +117,7 @@ fn end_sync(bed: &mut Bed, outcome: Result<DiskDone, DiskError>, generation: u64
     let blocks = Vec::new();
     open_ports(bed, vec![DiskEvent { tag, outcome, blocks }], Vec::new());
     bed.run(collect_synced);
-    asked(bed)
+    requested(bed)
 }
 
 fn generation(bed: &Bed) -> u64 {
@@ -144,23 +144,23 @@ fn scheduled(bed: &Bed) -> usize {
     bed.world.resource::<Deadlines<SaveCheck>>().len()
 }
 
-const SAVE_ONLY: Asked = Asked::Save { with_metainfo: false };
+const SAVE_ONLY: Requested = Requested::Save { with_metainfo: false };
 
 #[test]
 fn a_changed_torrent_is_synced_and_then_saved() {
     let mut bed = bed();
-    assert_eq!(begin(&mut bed), Asked::Nothing, "nothing has changed");
+    assert_eq!(begin(&mut bed), Requested::Nothing, "nothing has changed");
     bed.get_mut::<Counters>(bed.torrent).uploaded = 5;
-    assert_eq!(begin(&mut bed), Asked::Sync);
+    assert_eq!(begin(&mut bed), Requested::Sync);
     let generation = generation(&bed);
     assert_eq!(
         sync(&mut bed, Some(STAMP), generation + 1),
-        Asked::Nothing,
+        Requested::Nothing,
         "of an earlier run of the torrent"
     );
     assert_eq!(sync(&mut bed, Some(STAMP), generation), SAVE_ONLY);
     assert_eq!(end_save(&mut bed, true), Some(true));
-    assert_eq!(begin(&mut bed), Asked::Nothing);
+    assert_eq!(begin(&mut bed), Requested::Nothing);
 }
 
 /// A choice of files that comes while a sync runs is in the session that is written after it, which makes it durable.
@@ -168,7 +168,7 @@ fn a_changed_torrent_is_synced_and_then_saved() {
 fn a_choice_during_a_sync_is_saved_with_it() {
     let mut bed = bed();
     bed.get_mut::<Counters>(bed.torrent).uploaded = 5;
-    assert_eq!(begin(&mut bed), Asked::Sync);
+    assert_eq!(begin(&mut bed), Requested::Sync);
     let mut choice = FileChoice::default();
     choice.set(0, ecs_torrent_components::wanted::FilePriority::High);
     bed.world.entity_mut(bed.torrent).insert(choice);
@@ -190,25 +190,25 @@ fn a_save_has_a_reason() {
         change(&mut bed.get_mut::<SessionState>(bed.torrent));
         begin(&mut bed)
     };
-    assert_eq!(begins(|_| {}), Asked::Nothing);
-    assert_eq!(begins(|state| state.has_metainfo = false), Asked::Sync);
+    assert_eq!(begins(|_| {}), Requested::Nothing);
+    assert_eq!(begins(|state| state.has_metainfo = false), Requested::Sync);
     assert_eq!(
         begins(|state| state.claims.current += 1),
-        Asked::Sync,
+        Requested::Sync,
         "files are to be created"
     );
-    assert_eq!(begins(|state| state.is_loaded = false), Asked::Nothing);
-    assert_eq!(begins(|state| state.created = [(0, None)].into()), Asked::Nothing);
+    assert_eq!(begins(|state| state.is_loaded = false), Requested::Nothing);
+    assert_eq!(begins(|state| state.created = [(0, None)].into()), Requested::Nothing);
     let absent = |state: &mut SessionState| {
         state.created.insert(0, None);
         state.is_last = true;
     };
     assert_eq!(
         begins(absent),
-        Asked::Sync,
+        Requested::Sync,
         "a file that was not created is claimed no more"
     );
-    assert_eq!(begins(|state| state.is_last = true), Asked::Nothing);
+    assert_eq!(begins(|state| state.is_last = true), Requested::Nothing);
     assert_eq!(
         begins(|state| {
             state.created.insert(
@@ -221,7 +221,7 @@ fn a_save_has_a_reason() {
             );
             state.is_last = true;
         }),
-        Asked::Nothing
+        Requested::Nothing
     );
 }
 
@@ -229,9 +229,9 @@ fn a_save_has_a_reason() {
 fn a_torrent_without_its_torrent_file_saves_that_too() {
     let mut bed = bed();
     bed.get_mut::<SessionState>(bed.torrent).has_metainfo = false;
-    assert_eq!(begin(&mut bed), Asked::Sync);
+    assert_eq!(begin(&mut bed), Requested::Sync);
     let generation = generation(&bed);
-    let expected = Asked::Save { with_metainfo: true };
+    let expected = Requested::Save { with_metainfo: true };
     assert_eq!(sync(&mut bed, Some(STAMP), generation), expected);
     end_save(&mut bed, true);
     assert!(bed.get::<SessionState>(bed.torrent).has_metainfo);
@@ -259,11 +259,11 @@ fn a_session_is_written_after_the_blocks_that_it_names() {
         })
         .collect();
     assert_eq!(tags.len(), 2);
-    for (tag, expected) in tags.into_iter().zip([Asked::Nothing, Asked::Sync]) {
+    for (tag, expected) in tags.into_iter().zip([Requested::Nothing, Requested::Sync]) {
         let (outcome, blocks) = (Ok(DiskDone::Written), Vec::new());
         open_ports(&mut bed, vec![DiskEvent { tag, outcome, blocks }], Vec::new());
         bed.run(collect_spilled);
-        assert_eq!(asked(&bed), expected);
+        assert_eq!(requested(&bed), expected);
     }
     let partials = &bed.get::<Partials>(bed.torrent).0;
     assert!(partials.values().all(|blocks| blocks.iter().eq([1])) && partials.len() == 2);
@@ -286,7 +286,7 @@ fn a_torrent_that_is_not_certain_saves_the_intent_only() {
     for doubt in [fail as fn(&mut Bed), examine] {
         let mut bed = bed();
         doubt(&mut bed);
-        assert_eq!(begin(&mut bed), Asked::Nothing);
+        assert_eq!(begin(&mut bed), Requested::Nothing);
         bed.get_mut::<SessionState>(bed.torrent).set_paused(true);
         assert_eq!(begin(&mut bed), SAVE_ONLY, "without a sync");
     }
@@ -318,7 +318,7 @@ fn a_damaged_session_is_replaced_once() {
     assert_eq!(begin(&mut bed), SAVE_ONLY, "it is tried again");
     assert_eq!(end_save(&mut bed, true), Some(true));
     assert!(bed.get::<SessionState>(bed.torrent).is_durable());
-    assert_eq!(begin(&mut bed), Asked::Nothing);
+    assert_eq!(begin(&mut bed), Requested::Nothing);
 }
 
 #[test]
@@ -330,7 +330,7 @@ fn a_failed_save_is_tried_again_later() {
     sync(&mut bed, Some(STAMP), generation);
     assert_eq!(end_save(&mut bed, false), Some(false));
     assert_eq!(scheduled(&bed), 1);
-    assert_eq!(begin(&mut bed), Asked::Sync);
+    assert_eq!(begin(&mut bed), Requested::Sync);
 }
 
 /// After a failed sync, a session that names the lost pieces is written, and the torrent can be saved again.
@@ -338,7 +338,7 @@ fn a_failed_save_is_tried_again_later() {
 fn a_failed_sync_is_recorded() {
     let mut bed = bed();
     bed.get_mut::<Have>(bed.torrent).record_stored(1);
-    assert_eq!(begin(&mut bed), Asked::Sync);
+    assert_eq!(begin(&mut bed), Requested::Sync);
     let generation = generation(&bed);
     let error = DiskError::new(DiskAction::Sync, "file".into(), std::io::ErrorKind::Other.into());
     assert_eq!(end_sync(&mut bed, Err(error), generation), SAVE_ONLY);
@@ -349,7 +349,7 @@ fn a_failed_sync_is_recorded() {
     assert_eq!(bed.world.resource_mut::<Messages<FailTorrent>>().drain().count(), 1);
     assert_eq!(end_save(&mut bed, true), Some(false), "the save has failed");
     bed.get_mut::<Counters>(bed.torrent).uploaded = 5;
-    assert_eq!(begin(&mut bed), Asked::Sync);
+    assert_eq!(begin(&mut bed), Requested::Sync);
 }
 
 /// Fault 73. A torrent that ends needs no check of what is left: its next run does that.
@@ -431,7 +431,7 @@ fn a_paused_torrent_is_saved_with_the_files_as_they_were_closed() {
         bed.get_mut::<SessionState>(bed.torrent).is_closed = is_closed;
         bed.get_mut::<SessionState>(bed.torrent).set_paused(is_closed);
         bed.get_mut::<Counters>(bed.torrent).uploaded = 5;
-        let expected = if is_closed { SAVE_ONLY } else { Asked::Sync };
+        let expected = if is_closed { SAVE_ONLY } else { Requested::Sync };
         assert_eq!(begin(&mut bed), expected);
         if let [StateRequest::Save { session, .. }] = bed.world.resource::<StatePort>().outgoing() {
             assert_eq!((session.files.as_slice(), session.paused), (&[Some(STAMP)][..], true));

@@ -436,18 +436,18 @@ fn floods_are_cut_off() {
 #[test]
 fn forged_answers_are_ignored() {
     let mut node = node();
-    let (asked, other) = (address("9.1.1.1:5000"), address("9.1.1.1:5001"));
-    node.add_node(asked, at(0));
+    let (queried, other) = (address("9.1.1.1:5000"), address("9.1.1.1:5001"));
+    node.add_node(queried, at(0));
     let (_, ping) = node.next_datagram().unwrap();
     let packet = Packet::parse(&ping).unwrap();
     let transaction = packet.message().unwrap().transaction.to_vec();
     let reply = message(Body::Reply(Reply::new(ASKER)), &transaction);
     node.receive(&reply, other, at(10));
-    node.receive(&message(Body::Reply(Reply::new(ASKER)), b"zzzz"), asked, at(10));
+    node.receive(&message(Body::Reply(Reply::new(ASKER)), b"zzzz"), queried, at(10));
     assert_eq!(node.stats(at(10)).tables[0].nodes, 0);
-    node.receive(&reply, asked, at(10));
+    node.receive(&reply, queried, at(10));
     assert_eq!(node.stats(at(10)).tables[0].nodes, 1);
-    node.receive(&reply, asked, at(10));
+    node.receive(&reply, queried, at(10));
     assert_eq!(node.stats(at(10)).counters.replies_received, 1);
 }
 
@@ -486,11 +486,11 @@ fn mapped_addresses_are_no_nodes() {
         [&TARGET.0[..], &ip.octets(), &6881u16.to_be_bytes()].concat()
     };
     let list = [entry("::ffff:9.1.1.1"), entry("2a01:2::1")].concat();
-    let mut asked = Vec::new();
+    let mut queried = Vec::new();
     for millis in (0..30_000).step_by(100) {
         node.advance(at(millis));
         while let Some((to, datagram)) = node.next_datagram() {
-            asked.push(to);
+            queried.push(to);
             let packet = Packet::parse(&datagram).unwrap();
             let reply = Reply {
                 nodes6: &list,
@@ -504,8 +504,8 @@ fn mapped_addresses_are_no_nodes() {
     }
     let is_end = |event: &Event| matches!(event, Event::Finished { search: of, .. } if *of == search);
     assert!(std::iter::from_fn(|| node.next_event()).any(|event| is_end(&event)));
-    assert!(asked.contains(&address("[2a01:2::1]:6881")), "{asked:?}");
-    assert!(asked.iter().all(SocketAddr::is_ipv6), "{asked:?}");
+    assert!(queried.contains(&address("[2a01:2::1]:6881")), "{queried:?}");
+    assert!(queried.iter().all(SocketAddr::is_ipv6), "{queried:?}");
     let state = [&b"d6:nodes676:"[..], &list, b"e"].concat();
     let mut next = self::node();
     next.load(&state, at(0)).unwrap();

@@ -120,7 +120,7 @@ fn several_peers_share_the_pieces() {
     let requests = fetch.requests(at(0));
     assert_eq!(requests.len(), 25);
     for peer in 0..5 {
-        assert_eq!(requests.iter().filter(|(asked, _)| *asked == peer).count(), 5);
+        assert_eq!(requests.iter().filter(|(requested, _)| *requested == peer).count(), 5);
     }
     assert_eq!(fetch.requests(at(1)), [], "each piece is requested once");
     assert_eq!(fetch.progress(), Some((0, 25)));
