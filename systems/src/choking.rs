@@ -304,8 +304,8 @@ impl RoundParams<'_, '_> {
                     idle_at: (is_empty && uploads.is_mid_piece && idle_at > now).then_some(idle_at),
                     may_begin: uploads.emptied <= state.choke_changed && now.since(state.choke_changed) < BEGIN_WITHIN,
                     since: state.choke_changed,
-                    gives: rates.download.at(now),
-                    takes: rates.upload.at(now),
+                    download_rate: rates.download.at(now),
+                    upload_rate: rates.upload.at(now),
                 })
             })
             .collect()
