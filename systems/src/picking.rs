@@ -92,8 +92,12 @@ pub struct Picker {
     /// Pieces that can be begun.
     pub order: RarityOrder,
     /// Peers that could send more, for which no block is free.
-    starved: Vec<Entity>,
+    starved: WorkList<Starved>,
 }
+
+/// Names the lists of peers that wait for a block or memory to become free. A peer waits for one of them at a time.
+#[derive(Debug)]
+enum Starved {}
 
 /// Blocks and memory that became free in this tick for starved peers, and the idle pieces that could be dropped.
 #[derive(Resource, Debug, Default)]
@@ -101,7 +105,7 @@ pub struct Supply {
     /// Torrents with newly free blocks.
     torrents: Vec<Entity>,
     /// Peers that wait for memory.
-    starved: Vec<Entity>,
+    starved: WorkList<Starved>,
     /// Bytes that the latest peer in `starved` needs.
     wanted_bytes: u64,
     has_memory: bool,

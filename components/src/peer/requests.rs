@@ -62,8 +62,8 @@ pub struct Requests {
     resume_at: Option<Timestamp>,
     /// Pieces that this peer sent corrupt; they are not requested from it again.
     pub refused_pieces: Vec<u32>,
-    /// Whether the peer waits for a block or memory to become free.
-    pub is_starved: bool,
+    /// Whether the peer is listed to wait for a block or memory to become free.
+    pub starved: Listed,
     /// Whether the peer is in the refill queue.
     listed: Listed,
     /// Whether a deadline is set for the oldest request.

@@ -11,6 +11,7 @@ use ecs_torrent_components::random::Random;
 use ecs_torrent_components::settings::RequestSettings;
 use ecs_torrent_components::torrent::{ActivePieces, Have, Lifecycle, Partials, StopPhase, TorrentPeers};
 use ecs_torrent_components::wanted::{FileChoice, WantedPieces};
+use ecs_torrent_components::work_list::WorkList;
 use ecs_torrent_protocol::geometry::Geometry;
 
 use super::rarity::{RarityOrder, priority_in};
@@ -26,15 +27,15 @@ pub(super) fn follow_lifecycle(
     mut torrents: Query<Flown>,
     mut flights: Query<&mut ActivePieces>,
     peers: Query<&PeerPieces>,
+    mut requests: Query<&mut Requests>,
 ) {
     for LifecycleChanged { torrent, to, .. } in changed.read() {
-        let Ok((readiness, have, partials, (choice, wanted), connected, has_picker)) = torrents.get_mut(*torrent)
-        else {
+        let Ok((readiness, have, partials, (choice, wanted), connected, picker)) = torrents.get_mut(*torrent) else {
             continue;
         };
         let is_open = *readiness == Readiness::Ready;
         match to {
-            Lifecycle::Downloading if !has_picker => {
+            Lifecycle::Downloading if picker.is_none() => {
                 // Pieces that a torrent with everything it wanted was still writing are in flight.
                 let in_flight = flights.get(*torrent).ok();
                 let is_missing =
@@ -48,7 +49,7 @@ pub(super) fn follow_lifecycle(
                 for pieces in peers.iter_many(connected).flatten() {
                     order.add_peer(pieces, &mut random);
                 }
-                let starved = Vec::new();
+                let starved = WorkList::default();
                 let is_new = in_flight.is_none();
                 let mut torrent = commands.entity(*torrent);
                 // Plugins read the pieces in flight when the picker is added.
@@ -61,7 +62,17 @@ pub(super) fn follow_lifecycle(
             Lifecycle::Downloading => continue,
             // A torrent on a full disk keeps its pieces.
             Lifecycle::Blocked { .. } if is_open => continue,
-            _ => drop(commands.entity(*torrent).remove::<Picker>()),
+            _ => {
+                for peer in picker
+                    .into_iter()
+                    .flat_map(|picker| picker.into_inner().starved.drain())
+                {
+                    if let Ok(mut requests) = requests.get_mut(peer) {
+                        requests.starved.clear();
+                    }
+                }
+                commands.entity(*torrent).remove::<Picker>();
+            }
         }
         let Ok(mut active) = flights.get_mut(*torrent) else {
             continue;
@@ -86,7 +97,7 @@ type Flown = (
     &'static Partials,
     (Option<&'static FileChoice>, Option<&'static WantedPieces>),
     Option<&'static TorrentPeers>,
-    Has<Picker>,
+    Option<&'static mut Picker>,
 );
 
 /// Gives pieces the priorities of their files, unless they have them already.

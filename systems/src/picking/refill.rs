@@ -14,13 +14,14 @@ use ecs_torrent_components::random::Random;
 use ecs_torrent_components::rate_limit::RateLimits;
 use ecs_torrent_components::settings::{RequestSettings, Settings};
 use ecs_torrent_components::torrent::{ActivePieces, Content, Layout, Lifecycle, PeerOf, Torrent};
+use ecs_torrent_components::work_list::WorkList;
 use ecs_torrent_protocol::files::FileTable;
 use ecs_torrent_protocol::geometry::{BLOCK_SIZE, BlockRequest, Geometry};
 use ecs_torrent_protocol::time::Timestamp;
 
 use super::choice::{Choice, PeerView, Pick, Reason, TorrentView, choose};
 use super::timers::PeerTimers;
-use super::{Picker, Supply};
+use super::{Picker, Starved, Supply};
 
 /// Most late requests that a peer may have outstanding before it gets no more requests.
 const MAX_LATE: usize = 32;
@@ -90,10 +91,10 @@ pub(super) fn recall_starved(
     mut peers: Query<&mut Requests>,
 ) {
     let supply = &mut *supply;
-    let mut recall = |starved: &mut Vec<Entity>| {
-        for peer in starved.drain(..) {
+    let mut recall = |starved: &mut WorkList<Starved>| {
+        for peer in starved.drain() {
             if let Ok(mut requests) = peers.get_mut(peer) {
-                requests.is_starved = false;
+                requests.starved.clear();
                 refill.add(peer, &mut requests);
             }
         }
@@ -243,9 +244,7 @@ impl RequestScheduler<'_, '_> {
             let choice = self.choose(now, target, requests);
             if let Some(len) = choice.wants_memory {
                 self.supply.wanted_bytes = u64::from(len);
-                if !std::mem::replace(&mut requests.is_starved, true) {
-                    self.supply.starved.push(target.peer);
-                }
+                self.supply.starved.add(target.peer, &mut requests.starved);
             }
             let (entity, block, reason) = match choice.pick {
                 Some(Pick::Active { piece, block, reason }) => (piece, Some(block), reason),
@@ -259,8 +258,8 @@ impl RequestScheduler<'_, '_> {
                         self.supply.overtaken.push(piece);
                         self.wakeup.at(now);
                     }
-                    if choice.is_starved && !std::mem::replace(&mut requests.is_starved, true) {
-                        target.picker.starved.push(target.peer);
+                    if choice.is_starved {
+                        target.picker.starved.add(target.peer, &mut requests.starved);
                     }
                     let withheld_until = Some(requests.withheld_until).filter(|until| *until > now);
                     return choice.again.into_iter().chain(withheld_until).min();

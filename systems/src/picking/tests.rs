@@ -24,7 +24,7 @@ fn bed() -> Bed {
     let order = RarityOrder::new(3, |_| true, &mut bed.world.resource_mut::<Random>());
     let picker = Picker {
         order,
-        starved: Vec::new(),
+        starved: WorkList::default(),
     };
     let parts = (picker, crate::testing::torrent(), Readiness::Ready);
     bed.world.entity_mut(bed.torrent).insert(parts);
@@ -199,15 +199,29 @@ fn disconnect(bed: &mut Bed, peer: Entity) {
 #[test]
 fn peers_that_wait_go_on_waiting_when_another_one_leaves() {
     let mut bed = bed();
-    let [gone, for_block, for_memory] = [bed.peer(), bed.peer(), bed.peer()];
-    for peer in [gone, for_block, for_memory] {
-        bed.get_mut::<Requests>(peer).is_starved = true;
-    }
-    bed.get_mut::<Picker>(bed.torrent).starved = vec![gone, for_block];
-    bed.world.resource_mut::<Supply>().starved = vec![gone, for_memory];
+    let [gone, for_block, gone_too, for_memory] = [bed.peer(), bed.peer(), bed.peer(), bed.peer()];
+    starve_of_blocks(&mut bed, gone);
+    starve_of_blocks(&mut bed, for_block);
+    starve_of_memory(&mut bed, gone_too);
+    starve_of_memory(&mut bed, for_memory);
     disconnect(&mut bed, gone);
-    assert_eq!(bed.get::<Picker>(bed.torrent).starved, [for_block]);
-    assert_eq!(bed.world.resource::<Supply>().starved, [for_memory]);
+    disconnect(&mut bed, gone_too);
+    assert!(bed.get::<Picker>(bed.torrent).starved.iter().eq([for_block]));
+    assert!(bed.world.resource::<Supply>().starved.iter().eq([for_memory]));
+}
+
+/// Lists a peer that waits for a free block of the torrent.
+fn starve_of_blocks(bed: &mut Bed, peer: Entity) {
+    let mut listed = std::mem::take(&mut bed.get_mut::<Requests>(peer).starved);
+    bed.get_mut::<Picker>(bed.torrent).starved.add(peer, &mut listed);
+    bed.get_mut::<Requests>(peer).starved = listed;
+}
+
+/// Lists a peer that waits for memory.
+fn starve_of_memory(bed: &mut Bed, peer: Entity) {
+    let mut listed = std::mem::take(&mut bed.get_mut::<Requests>(peer).starved);
+    bed.world.resource_mut::<Supply>().starved.add(peer, &mut listed);
+    bed.get_mut::<Requests>(peer).starved = listed;
 }
 
 /// Makes every byte of piece memory used by a piece that nobody sends, while `peer` waits for a piece's memory.
@@ -216,8 +230,8 @@ fn starve(bed: &mut Bed, peer: Entity) -> Entity {
     bed.get_mut::<ActivePiece>(piece)
         .receive(0, Some(peer), Default::default());
     bed.world.resource_mut::<Settings>().requests.piece_memory_bytes = 2 * BLOCK;
+    starve_of_memory(bed, peer);
     bed.world.resource_scope(|world, mut supply: Mut<Supply>| {
-        supply.starved.push(peer);
         supply.wanted_bytes = 2 * BLOCK;
         let mut active = world.get_mut::<ActivePiece>(piece).unwrap();
         supply.mark_idle(piece, &mut active);
@@ -241,7 +255,6 @@ fn an_idle_piece_makes_room_for_another_one() {
     let active: &ActivePieces = bed.get(bed.torrent);
     assert!(active.all.is_empty() && active.open.is_empty());
     assert_eq!(wasted(&mut bed), BLOCK);
-    bed.get_mut::<Requests>(peer).is_starved = true;
     bed.run(refill::recall_starved);
     assert!(is_listed(&mut bed, peer));
 }
@@ -282,6 +295,19 @@ fn change(bed: &mut Bed, to: Lifecycle) {
         to,
     };
     bed.run_after(changed, flight::follow_lifecycle);
+}
+
+/// A torrent that has everything it wants may want more later, from the same peers.
+#[test]
+fn peers_that_wait_for_a_block_can_wait_again_after_the_torrent_was_finished() {
+    let mut bed = bed();
+    let peer = bed.peer();
+    starve_of_blocks(&mut bed, peer);
+    change(&mut bed, Lifecycle::Finished);
+    assert!(bed.world.get::<Picker>(bed.torrent).is_none());
+    change(&mut bed, Lifecycle::Downloading);
+    starve_of_blocks(&mut bed, peer);
+    assert!(bed.get::<Picker>(bed.torrent).starved.iter().eq([peer]));
 }
 
 fn failed() -> Lifecycle {
@@ -376,8 +402,11 @@ fn a_peer_is_asked_for_as_many_blocks_as_its_pipeline_holds() {
             .take()
             .concat();
         assert_eq!(sent.len(), 17 * depth.min(6) as usize);
-        let is_starved = bed.get::<Requests>(peer).is_starved;
-        assert_eq!(bed.get::<Picker>(bed.torrent).starved.contains(&peer), depth == 99);
+        let is_starved = bed.get::<Requests>(peer).starved.is_listed();
+        assert_eq!(
+            bed.get::<Picker>(bed.torrent).starved.front() == Some(peer),
+            depth == 99
+        );
         assert_eq!(is_starved, depth == 99, "nothing is left to request");
     }
 }
@@ -472,7 +501,7 @@ fn the_endgame_calls_the_peers_that_wait() {
     for index in 0..2 {
         begin(&mut bed, index);
     }
-    bed.get_mut::<Picker>(bed.torrent).starved.push(waits);
+    starve_of_blocks(&mut bed, waits);
     set_depth(&mut bed, 1);
     bed.get_mut::<PeerPieces>(begins).remove(0);
     bed.get_mut::<PeerPieces>(begins).remove(1);
@@ -557,7 +586,7 @@ fn a_silent_peer_gives_its_blocks_to_others_and_is_snubbed_in_time() {
     let piece = begin(&mut bed, 0);
     let request = bed.request(peer, piece, 0);
     bed.get_mut::<ActivePieces>(bed.torrent).open.clear();
-    bed.get_mut::<Picker>(bed.torrent).starved.push(other);
+    starve_of_blocks(&mut bed, other);
     expire(&mut bed, peer);
     assert_eq!(bed.get::<Requests>(peer).late_count(), 1);
     assert!(is_listed(&mut bed, peer), "it is asked for one more, as a test");
@@ -644,14 +673,12 @@ fn a_dropped_piece_makes_room_for_those_that_wait() {
     let mut bed = bed();
     let peer = bed.peer();
     let piece = begin(&mut bed, 0);
-    bed.get_mut::<Requests>(peer).is_starved = true;
-    let mut supply = bed.world.resource_mut::<Supply>();
-    supply.starved.push(peer);
-    supply.put_back(piece);
+    starve_of_memory(&mut bed, peer);
+    bed.world.resource_mut::<Supply>().put_back(piece);
     bed.run(flight::put_back_dropped);
     assert!(bed.get::<Picker>(bed.torrent).order.is_pickable(0));
     bed.run(refill::recall_starved);
-    assert!(is_listed(&mut bed, peer) && !bed.get::<Requests>(peer).is_starved);
+    assert!(is_listed(&mut bed, peer) && !bed.get::<Requests>(peer).starved.is_listed());
 }
 
 /// Slow peers share pieces with others; fast ones begin their own.
@@ -701,7 +728,7 @@ fn a_peer_without_memory_for_a_piece_waits_for_it() {
     for _ in 0..2 {
         assert_eq!(refill(&mut bed, peer), Vec::<u32>::new());
         let supply = bed.world.resource::<Supply>();
-        assert_eq!((&supply.starved[..], supply.wanted_bytes), (&[peer][..], 2 * BLOCK));
+        assert_eq!((supply.starved.front(), supply.wanted_bytes), (Some(peer), 2 * BLOCK));
     }
-    assert!(bed.get::<Requests>(peer).is_starved);
+    assert!(bed.get::<Requests>(peer).starved.is_listed());
 }
