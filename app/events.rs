@@ -243,15 +243,20 @@ impl EventsPlugin {
 #[derive(Resource)]
 struct Outlet(broadcast::Sender<Event>);
 
+impl Outlet {
+    fn publish(&self, event: Event) {
+        // There may be no subscriber.
+        let _ = self.0.send(event);
+    }
+}
+
 impl Plugin for EventsPlugin {
     fn build(&self, app: &mut App) {
-        // The features that write these messages are optional.
-        app.add_message::<DhtReady>()
-            .add_message::<DhtAddressKnown>()
-            .add_message::<DhtAnnounced>()
-            .add_message::<LinkUpdated>();
+        // The features that register and write some of these messages are optional.
+        let dht = publish_dht_events.run_if(resource_exists::<Messages<DhtReady>>);
+        let links = publish_link_events.run_if(resource_exists::<Messages<LinkUpdated>>);
         app.insert_resource(Outlet(self.0.clone()))
-            .add_systems(Tick, (publish_events, publish_dht_events).chain().after(TickSet::Reap));
+            .add_systems(Tick, (publish_events, dht, links).chain().after(TickSet::Reap));
     }
 }
 
@@ -262,7 +267,6 @@ fn publish_dht_events(
     mut ready: MessageReader<DhtReady>,
     mut address: MessageReader<DhtAddressKnown>,
     mut announced: MessageReader<DhtAnnounced>,
-    mut updated: MessageReader<LinkUpdated>,
 ) {
     let ready = ready.read().map(|message| Event::DhtReady(message.family));
     let address = address.read().map(|message| Event::DhtAddress(message.address));
@@ -273,15 +277,21 @@ fn publish_dht_events(
             nodes: message.nodes,
         })
     });
-    let updated = updated.read().map(|message| Event::LinkUpdated {
-        link: message.link.clone(),
-        torrent: TorrentId(message.torrent),
-        previous: message.previous.map(TorrentId),
-        seq: message.seq,
-    });
-    for event in ready.chain(address).chain(announced).chain(updated) {
-        // There may be no subscriber.
-        let _ = outlet.0.send(event);
+    ready
+        .chain(address)
+        .chain(announced)
+        .for_each(|event| outlet.publish(event));
+}
+
+/// Publishes new torrents of links that are followed.
+fn publish_link_events(outlet: Res<Outlet>, mut updated: MessageReader<LinkUpdated>) {
+    for message in updated.read() {
+        outlet.publish(Event::LinkUpdated {
+            link: message.link.clone(),
+            torrent: TorrentId(message.torrent),
+            previous: message.previous.map(TorrentId),
+            seq: message.seq,
+        });
     }
 }
 
@@ -368,7 +378,6 @@ fn publish_events(
         .chain(paused)
         .chain(stopped);
     for event in all {
-        // There may be no subscriber.
-        let _ = outlet.0.send(event);
+        outlet.publish(event);
     }
 }

@@ -43,9 +43,7 @@ use std::fmt;
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
-use ecs_torrent_components::candidates::CandidatesFound;
 use ecs_torrent_components::clock::Clock;
-use ecs_torrent_components::messages::PeerConnected;
 use ecs_torrent_engine::core::FlushToPorts;
 use ecs_torrent_engine::schedule::{Tick, TickSet};
 use ecs_torrent_protocol::time::Timestamp;
@@ -67,8 +65,6 @@ impl Plugin for InvariantsPlugin {
             .init_resource::<pausing::OpenStorages>()
             .init_resource::<strangers::Named>()
             .init_resource::<nodes::NodeTraffic>()
-            .add_message::<CandidatesFound>()
-            .add_message::<PeerConnected>()
             .add_systems(
                 Tick,
                 (wire::read_events, work::check, nodes::record)

@@ -20,6 +20,7 @@ mod command;
 mod content;
 mod disk_faults;
 mod killing;
+mod optional;
 mod ownership;
 mod pausing;
 #[path = "../faults/peer.rs"]

@@ -16,7 +16,7 @@ const SHARED: [(&str, &str); 2] = [
 ];
 
 /// Methods of entities that insert components.
-const INSERTIONS: [&str; 3] = ["insert", "insert_if_new", "try_insert"];
+pub const INSERTIONS: [&str; 3] = ["insert", "insert_if_new", "try_insert"];
 
 /// Methods of entities that remove the components between the angle brackets.
 const REMOVALS: [&str; 6] = [
@@ -51,31 +51,47 @@ pub fn parse(file: &Path) -> Vec<Item> {
     if is_tests { Vec::new() } else { syntax.items }
 }
 
-pub fn is_of_tests(attribute: &Attribute) -> bool {
+/// Whether an item is compiled for tests only.
+pub fn is_item_of_tests(item: &Item) -> bool {
+    let attributes = match item {
+        Item::Fn(item) => &item.attrs,
+        Item::Impl(item) => &item.attrs,
+        Item::Mod(item) => &item.attrs,
+        _ => return false,
+    };
+    attributes.iter().any(is_of_tests)
+}
+
+fn is_of_tests(attribute: &Attribute) -> bool {
     let tokens = attribute.meta.require_list().map(|list| list.tokens.to_string());
     attribute.path().is_ident("test") || (attribute.path().is_ident("cfg") && tokens.is_ok_and(|text| text == "test"))
 }
 
-/// The names of the structs that are components.
+/// The names of the structs and enums that are components.
 #[derive(Default)]
 struct Components(BTreeSet<String>);
 
-impl<'s> Visit<'s> for Components {
-    fn visit_item_struct(&mut self, item: &'s syn::ItemStruct) {
-        let derives = item
-            .attrs
+impl Components {
+    fn add(&mut self, name: &syn::Ident, attributes: &[Attribute]) {
+        let derives = attributes
             .iter()
             .filter(|attribute| attribute.path().is_ident("derive"));
-        let tokens: String = derives
-            .filter_map(|derive| derive.meta.require_list().ok())
-            .map(|list| list.tokens.to_string())
-            .collect();
-        if tokens
-            .split(|c: char| !c.is_alphanumeric())
-            .any(|word| word == "Component")
-        {
-            self.0.insert(item.ident.to_string());
+        let lists = derives.filter_map(|derive| derive.meta.require_list().ok());
+        let tokens: String = lists.map(|list| list.tokens.to_string()).collect();
+        let mut derived = tokens.split(|c: char| !c.is_alphanumeric());
+        if derived.any(|word| word == "Component") {
+            self.0.insert(name.to_string());
         }
+    }
+}
+
+impl<'s> Visit<'s> for Components {
+    fn visit_item_struct(&mut self, item: &'s syn::ItemStruct) {
+        self.add(&item.ident, &item.attrs);
+    }
+
+    fn visit_item_enum(&mut self, item: &'s syn::ItemEnum) {
+        self.add(&item.ident, &item.attrs);
     }
 }
 
@@ -126,13 +142,7 @@ impl Owned<'_> {
 
 impl<'s> Visit<'s> for Owned<'_> {
     fn visit_item(&mut self, item: &'s Item) {
-        let attributes = match item {
-            Item::Fn(item) => &item.attrs,
-            Item::Impl(item) => &item.attrs,
-            Item::Mod(item) => &item.attrs,
-            _ => return visit::visit_item(self, item),
-        };
-        if !attributes.iter().any(is_of_tests) {
+        if !is_item_of_tests(item) {
             visit::visit_item(self, item);
         }
     }

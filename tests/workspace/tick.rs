@@ -48,6 +48,27 @@ fn an_ambiguity_is_found() {
     });
 }
 
+/// Lists the systems that belong to no set of the tick, apart from those of bevy itself.
+fn stray_systems(world: &mut World, schedule: &mut Schedule) -> Vec<String> {
+    schedule.initialize(world).unwrap();
+    let sets = TickSet::ALL.map(|set| schedule.graph().systems_in_set(set.intern()).unwrap());
+    let systems = schedule.systems().unwrap();
+    let stray = systems.filter(|(key, _)| !sets.iter().any(|members| members.contains(key)));
+    let names = stray.map(|(_, system)| system.name().to_string());
+    names.filter(|name| !name.starts_with("bevy_ecs::")).collect()
+}
+
+/// The diagram would not show a system that belongs to no set, and nothing would order it.
+#[test]
+fn each_system_belongs_to_a_set() {
+    fn stray() {}
+    with_schedule(|world, schedule| {
+        assert_eq!(stray_systems(world, schedule), [""; 0]);
+        schedule.add_systems(stray);
+        assert_eq!(stray_systems(world, schedule).len(), 1);
+    });
+}
+
 /// Lists the systems of each set of the tick by feature, in execution order.
 fn diagram() -> String {
     with_schedule(|world, schedule| {
