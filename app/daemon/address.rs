@@ -1,4 +1,4 @@
-//! The file in the state folder that tells clients where the API is and which process serves it.
+//! The file in the state folder from which clients learn where the API is and which process serves it.
 
 use std::fs;
 use std::io;

@@ -21,7 +21,7 @@ use ecs_torrent::sim::hostile::Hostility;
 use ecs_torrent::sim::{Act, Link, Look, Scenario, Who, plot};
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Simulates a swarm of ecs-torrent engines on a virtual clock, tells what happens, and draws it.
+/// Simulates a swarm of ecs-torrent engines on a virtual clock, reports what happens, and draws it.
 ///
 /// The same seed gives the same run. Exit code 0: all leechers have everything and nothing that should hold was
 /// violated; 1: not so; 2: the arguments.
@@ -91,7 +91,7 @@ fn main() -> ExitCode {
         Err(error) if error.kind() == ErrorKind::DisplayHelp => error.exit(),
         Err(error) => {
             let text = error.to_string();
-            eprintln!("{} (--help tells more)", text.lines().next().unwrap_or_default());
+            eprintln!("{} (see --help)", text.lines().next().unwrap_or_default());
             return ExitCode::from(2);
         }
     };

@@ -96,7 +96,7 @@ struct Candidate {
 
 /// Maximum number of failures of an address at which no peer has answered and which only other peers or DHT nodes have
 /// named. Then it is forgotten, and makes room for another.
-const MAX_HEARSAY_FAILURES: u32 = 3;
+const MAX_UNCONFIRMED_FAILURES: u32 = 3;
 
 /// Maximum number of this engine's own addresses that a torrent remembers: those of several interfaces and gateways.
 const MAX_OWN: usize = 16;
@@ -177,7 +177,7 @@ impl Candidates {
             });
             return false;
         }
-        let informant = informant.filter(|_| source.is_hearsay()).map(site);
+        let informant = informant.filter(|_| source.is_unconfirmed()).map(site);
         let has_room = informant.is_none_or(|informant| self.informants.has_room(informant));
         if !has_room || (self.table.len() >= max && !self.displace(source)) {
             self.count_refused(source, 1);
@@ -337,8 +337,8 @@ impl Candidates {
         };
         let is_user_named = candidate.is_user_named();
         let failures = candidate.failures + u32::from(retry.is_failure);
-        let max_failures = match candidate.is_hearsay() {
-            true => retry.max_failures.min(MAX_HEARSAY_FAILURES),
+        let max_failures = match candidate.is_unconfirmed() {
+            true => retry.max_failures.min(MAX_UNCONFIRMED_FAILURES),
             false => retry.max_failures,
         };
         if let (Some(informant), true) = (candidate.informant, retry.is_failure) {
@@ -533,8 +533,8 @@ impl Candidate {
     }
 
     /// Whether only other peers or DHT nodes report the address, and nobody has answered there.
-    fn is_hearsay(&self) -> bool {
-        !self.has_connected && self.sources.iter().all(CandidateSource::is_hearsay)
+    fn is_unconfirmed(&self) -> bool {
+        !self.has_connected && self.sources.iter().all(CandidateSource::is_unconfirmed)
     }
 
     fn is_user_named(&self) -> bool {

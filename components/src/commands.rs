@@ -68,7 +68,7 @@ pub trait AboutTorrent: Send + Sync + 'static {
     fn torrent(&self) -> InfoHash;
 }
 
-/// Return channel of a command. A reply that is dropped without an answer tells the caller that the engine is gone.
+/// Return channel of a command. When a reply is dropped without an answer, the caller learns that the engine is gone.
 pub struct Reply<T>(Box<dyn FnOnce(T) + Send + Sync>);
 
 impl<T> Reply<T> {

@@ -10,38 +10,37 @@ use bevy_ecs::schedule::{ScheduleLabel, SingleThreadedExecutor};
 pub struct Tick;
 
 /// The stages of a tick, in order. Within a tick, data moves only down this list; work for an earlier stage waits for
-/// the next tick. "Late" names the symptom when a stage runs late.
+/// the next tick. "Late" names the symptom when a stage runs late. ARCHITECTURE.md lists the systems of each set, by a
+/// test that reads the schedule.
 #[derive(SystemSet, Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TickSet {
     /// Ports are drained into inboxes, each under a budget, and bytes become frames. Connections are admitted, refused
     /// or evicted, and peers that break the protocol are closed, before they cost anything. Other decisions come later.
-    /// Runs: port draining, commands, accepting, handshakes, decoding. Late: everything is late.
+    /// Late: everything is late.
     Intake,
     /// Received blocks are matched to requests and placed into their pieces.
-    /// Runs: assembly. Late: request queues run dry and links idle.
+    /// Late: request queues run dry and links idle.
     Assemble,
     /// Finished hashes are collected, then complete pieces are submitted in one batch; the tick never waits.
-    /// Runs: verification, checking, blame for corrupt blocks. Late: pieces stay in memory longer.
+    /// Late: pieces stay in memory longer.
     Verify,
     /// Finished writes are collected, then verified pieces are submitted.
-    /// Runs: storage. Late: pieces stay in memory longer.
+    /// Late: pieces stay in memory longer.
     Store,
     /// Stored pieces are published: the bit is set, `Have` is queued, and due trackers get an announce.
-    /// Runs: adding and opening of torrents, have broadcast, completion, announces. Late: peers learn later which pieces
-    /// they can request.
+    /// Late: peers learn later which pieces they can request.
     Announce,
     /// Next actions are decided: requests, choking, connecting, timeouts, lifecycle.
-    /// Runs: lifecycle, sessions, extensions, exchange of metadata, availability, choking, picking, dialing, timeouts,
-    /// stats. Late: nothing starts or ends.
+    /// Late: nothing starts or ends.
     Decide,
     /// Uploads: admitted requests become disk reads, finished reads become messages.
-    /// Runs: uploading. Late: peers wait for their blocks.
+    /// Late: peers wait for their blocks.
     Respond,
     /// The only exit: outboxes go to the sockets, once per peer, and queued jobs go to their ports.
-    /// Runs: flushing. Late: nothing of this tick is visible outside.
+    /// Late: nothing of this tick is visible outside.
     Flush,
     /// Entities marked dead are removed, with their reason, after every feature has released their resources.
-    /// Runs: release of peer resources, reaping. Late: slots stay occupied.
+    /// Late: slots stay occupied.
     Reap,
 }
 

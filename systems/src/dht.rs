@@ -1,7 +1,7 @@
 //! The distributed hash table (BEP 5): finds peers of torrents, and announces us, without a tracker.
 //!
-//! The node itself is `ecs_torrent_protocol::dht::node`. This feature carries its datagrams, tells it how to enter the
-//! network, decides which torrent is searched for next, and keeps its table between runs.
+//! The node itself is `ecs_torrent_protocol::dht::node`. This feature carries its datagrams, gives it the addresses to
+//! enter the network by, decides which torrent is searched for next, and keeps its table between runs.
 
 mod commands;
 mod entering;

@@ -1,18 +1,7 @@
 //! The features of ecs-torrent, one plugin per file.
 //!
-//! This list follows a block through the code:
-//!
-//! | stage | feature | does |
-//! |---|---|---|
-//! | Intake | [`settings`], [`streams`], [`accepting`], [`handshaking`], [`greeting`], [`frames`] | bytes become messages |
-//! | Assemble | [`assembly`] | blocks are stored in their pieces |
-//! | Verify | [`verification`], [`checking`], [`smart_ban`] | pieces are hashed; senders of bad blocks are banned |
-//! | Store | [`storage`] | verified pieces are written |
-//! | Announce | [`ownership`], [`lifecycle`], [`files`], [`limits`], [`hints`], [`having`], [`trackers`] | peers, trackers and other torrents learn of new pieces |
-//! | Decide | [`seeding`], [`queue`], [`lifecycle`], [`disconnecting`], [`sessions`], [`extensions`], [`metadata`], [`availability`], [`choking`], [`uploading`], [`suggesting`], [`timeouts`], [`pex`], [`dht`], [`following`], [`lsd`], [`hints`], [`dialing`], [`picking`], [`stats`] | what to do next |
-//! | Respond | [`uploading`] | peers are served |
-//! | Flush | [`flushing`] | queued messages are sent |
-//! | Reap | [`reaping`] | closed peers are removed |
+//! A block passes [`streams`], [`frames`], [`assembly`], [`verification`], [`storage`] and [`having`], in this order:
+//! [`TickSet`] is the order, and ARCHITECTURE.md lists the features and systems of each set.
 //!
 //! [`counters`] only observes; `admission` decides which connection gives way at a limit. Each feature joins the sets
 //! below; none calls another one's systems.
@@ -93,8 +82,8 @@ pub mod verification;
 /// beside it.
 ///
 /// Some features are optional: [`smart_ban`], [`suggesting`], [`trackers`] (with or without scrapes and edits),
-/// [`pex`], [`lsd`], [`following`] (with or without [`dht`], which it needs), [`labels`], [`seeding`], [`queue`], [`extensions`],
-/// [`metadata`], [`hints`], [`stats`], [`changes`] and [`dates`] can be left out with
+/// [`pex`], [`lsd`], [`following`] (with or without [`dht`], which it needs), [`labels`], [`seeding`], [`queue`],
+/// [`extensions`], [`metadata`], [`hints`], [`stats`], [`changes`] and [`dates`] can be left out with
 /// [`PluginGroupBuilder::disable`](bevy_app::PluginGroupBuilder::disable).
 ///
 /// # Panics

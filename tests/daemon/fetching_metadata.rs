@@ -20,7 +20,7 @@ use crate::bed::{Daemon, PATIENCE, succeed, torrent, wait_until};
 /// Id of `ut_metadata` in messages to the peer.
 const OURS: u8 = 7;
 
-/// A peer that has a torrent's metadata and nothing else. It sends what a test tells it to send.
+/// A peer that has a torrent's metadata and nothing else. It sends what a test passes to it.
 struct MetadataPeer {
     address: SocketAddr,
     connections: Receiver<Connection>,

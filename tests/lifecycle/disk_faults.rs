@@ -653,10 +653,10 @@ fn crowded(peer_count: usize) {
     let mut child = Process::start(&settings, &[(&torrent, &root, seed.address)], "ulimit -n 64");
     let address = child.address();
     seed.wait_served(60);
-    let crowd: Vec<TcpStream> = (0..peer_count).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let strangers: Vec<TcpStream> = (0..peer_count).map(|_| TcpStream::connect(address).unwrap()).collect();
     let line = child.wait("the end", |line| line["life"] == "seeding" || line["life"] == "failed");
     assert_eq!(line["life"], "seeding", "{line} {}", child.log());
-    drop(crowd);
+    drop(strangers);
     torrent.assert_whole(&root);
     let mut peer = ScriptedPeer::connect(address, &torrent);
     peer.send(&Message::Interested);

@@ -110,7 +110,7 @@ fn damaged_and_deleted_files_are_downloaded_again() {
     assert!(again > 100_000 && again <= bad, "{again} of {bad} bytes");
 }
 
-/// Damage that no time of a file tells of is found. A torrent that was paused runs at no moment, and is paused after.
+/// Damage that changes no modification time is found. A torrent that was paused runs at no moment, and is paused after.
 #[test]
 fn a_paused_torrent_is_checked_and_stays_paused() {
     let (whole, bed) = Whole::new(152);

@@ -47,7 +47,7 @@ fn a_swarm_of_twenty_lives_by_peer_exchange_from_one_known_peer() {
 /// The metadata has two pieces. Leechers get them from the seed, which the link names, and from each other.
 #[test]
 fn a_crowd_with_magnet_links_lives_from_one_peer_with_the_metadata() {
-    let outcome = Scenario::new("a crowd with links")
+    let outcome = Scenario::new("a swarm with links")
         .settings(settings(true))
         .torrent(NewContent {
             len: 420 << 10,

@@ -10,7 +10,7 @@ use ecs_torrent::sim::{Link, Scenario};
 #[test]
 #[cfg_attr(debug_assertions, ignore = "takes a minute without optimization")]
 fn a_flash_crowd_is_near_the_bound() {
-    let line = Link::symmetric(1_000_000);
+    let link = Link::symmetric(1_000_000);
     let torrent = NewContent {
         len: 16 << 20,
         piece_length: 64 << 10,
@@ -18,8 +18,8 @@ fn a_flash_crowd_is_near_the_bound() {
     };
     let outcome = Scenario::new("efficiency")
         .torrent(torrent)
-        .seeds(1, line)
-        .leeches(30, line)
+        .seeds(1, link)
+        .leeches(30, link)
         .within(3.0, Duration::from_secs(20))
         .untraced()
         .run();

@@ -297,14 +297,14 @@ fn blocks_that_are_dropped_and_not_counted_are_found_out() {
         piece_length: 256 << 10,
         ..NewContent::default()
     };
-    let line = Link::symmetric(1 << 20);
+    let link = Link::symmetric(1 << 20);
     let run = |seed| {
         Scenario::new("loses count")
             .seed(seed)
             .torrent(torrent.clone())
-            .seeds(1, line)
-            .leeches(8, line)
-            .hostiles(5, Hostility::SomeBadData, line)
+            .seeds(1, link)
+            .leeches(8, link)
+            .hostiles(5, Hostility::SomeBadData, link)
             .plugins(LosesCount)
             .run()
     };

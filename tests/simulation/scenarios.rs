@@ -41,11 +41,11 @@ pub const ALL: &[(&str, Make)] = &[
     ("connections that break", breaking),
     ("peers that stop reading", stop_reading),
     ("odd pieces and files", odd),
-    ("a crowd with magnet links", links),
+    ("a swarm with magnet links", links),
     ("neighbors", neighbors),
     ("enough seeded", enough_seeded),
     ("more torrents than places", queue),
-    ("a crowd with long pieces", long_pieces),
+    ("a swarm with long pieces", long_pieces),
     ("a swarm found by the DHT alone", finding::by_dht),
     ("a private torrent beside public ones", finding::private_beside_public),
     ("a swarm whose tracker is gone for good", finding::after_the_tracker),
@@ -188,7 +188,7 @@ fn queue(dice: &mut Dice) -> Scenario {
 fn links(dice: &mut Dice) -> Scenario {
     let count = dice.within(3, 10);
     let path = Path::new(dice.millis(1, 150)).with_jitter(dice.millis(0, 20));
-    let mut scenario = Scenario::new("a crowd with magnet links")
+    let mut scenario = Scenario::new("a swarm with magnet links")
         .torrent(dice.torrent())
         .seeds(1, LINK)
         .leeches(count, LINK)
@@ -228,9 +228,9 @@ fn long_pieces(dice: &mut Dice) -> Scenario {
     let mut settings = Settings::default();
     // Batches events as on a busy machine, which makes the simulation faster.
     settings.tick.min_interval_us = 20_000;
-    // Without optimization there is time for a small crowd only.
+    // Without optimization there is time for a small swarm only.
     let count = if cfg!(debug_assertions) { 6 } else { 20 };
-    Scenario::new("a crowd with long pieces")
+    Scenario::new("a swarm with long pieces")
         .torrent(torrent)
         .settings(settings)
         .seeds(1, link)

@@ -314,7 +314,7 @@ async fn look_up(args: LookupArgs, screen: &Screen) -> Result<Outcome, CliError>
     Ok(Outcome::Done)
 }
 
-/// Tells a user at a terminal what takes some seconds.
+/// Shows a user at a terminal what takes some seconds.
 fn announce_search(screen: &Screen) {
     if screen.is_terminal() {
         screen.note("searching the DHT...");

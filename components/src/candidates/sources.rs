@@ -29,7 +29,7 @@ impl CandidateSource {
 
 impl CandidateSource {
     /// Whether the source is a stranger that names others: another peer, or a node of the DHT.
-    pub(super) fn is_hearsay(self) -> bool {
+    pub(super) fn is_unconfirmed(self) -> bool {
         self == Self::PEER_EXCHANGE || self == Self::DHT
     }
 }

@@ -176,7 +176,7 @@ fn a_host_whose_addresses_answer_may_name_more() {
 }
 
 #[test]
-fn hearsay_is_forgotten_soon() {
+fn unconfirmed_candidates_are_forgotten_soon() {
     for (source, attempts) in [(CandidateSource::DHT, 3), (CandidateSource::TRACKER, 4)] {
         let mut candidates = Candidates::default();
         candidates.add(address(1), source, 0, 10);

@@ -44,7 +44,7 @@ struct ChunkState {
     freed_count: usize,
 }
 
-/// Tells the allocator to return its free memory to the system. On its own, glibc returns only the memory at the end of
+/// Makes the allocator return its free memory to the system. On its own, glibc returns only the memory at the end of
 /// an arena: a single small allocation behind a burst would hold all of it.
 fn return_free_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]

@@ -181,7 +181,7 @@ impl Default for Overwrite {
 }
 
 impl FileClaims {
-    /// Whether an existing file is the one that this torrent created. `is_marked` tells whether it carries the torrent's
+    /// Whether an existing file is the one that this torrent created. `is_marked` says whether it carries the torrent's
     /// mark.
     pub(crate) fn is_own(&self, index: usize, file: (FileId, FileStamp), is_marked: impl FnOnce() -> bool) -> bool {
         match self.created.get(&index) {

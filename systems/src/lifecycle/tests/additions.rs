@@ -28,7 +28,7 @@ fn an_add_that_joins_another_is_answered_when_the_session_is_durable() {
     assert_eq!(third.try_recv(), Ok(Ok(id)));
 }
 
-/// The disk tells whether a new torrent may use its files; until then a durable session answers nobody.
+/// The disk reports whether a new torrent may use its files; until then a durable session answers nobody.
 #[test]
 fn an_add_is_answered_when_the_files_are_decided_on() {
     for (opening, is_answered) in [(Opening::supplied(), false), (Opening::again(), true)] {
