@@ -188,21 +188,26 @@ pub(super) struct Outbox {
 impl Outbox {
     /// Adds a datagram. Sends the earlier ones if it does not fit behind them.
     pub(super) fn push(&mut self, sockets: &[Arc<Udp>], way: Way, data: Bytes) {
-        if !self.fits(sockets, way, data.len()) {
+        let max_count = socket_for(sockets, way).map_or(1, |udp| udp.state.max_gso_segments());
+        if !self.fits(max_count, way, data.len()) {
             self.flush(sockets);
         }
+        self.add(way, data);
+    }
+
+    fn add(&mut self, way: Way, data: Bytes) {
         self.way = Some(way);
         self.bytes += data.len();
         self.datagrams.push(data);
     }
 
-    fn fits(&self, sockets: &[Arc<Udp>], way: Way, len: usize) -> bool {
+    /// Whether a datagram can leave together with the earlier ones. The system sends at most `max_count` together.
+    fn fits(&self, max_count: usize, way: Way, len: usize) -> bool {
         let (Some(first), Some(last)) = (self.datagrams.first(), self.datagrams.last()) else {
             return true;
         };
-        let most = socket_for(sockets, way).map_or(1, |udp| udp.state.max_gso_segments());
         self.way == Some(way)
-            && self.datagrams.len() < most
+            && self.datagrams.len() < max_count
             && last.len() == first.len()
             && (1..=first.len()).contains(&len)
             && self.bytes + len <= MAX_RUN
@@ -271,5 +276,60 @@ mod tests {
         assert_eq!(pauses.after(3, true, at(20)), None);
         assert_eq!(pauses.after(1, false, at(1019)), None, "another kind came a moment ago");
         assert_eq!(pauses.after(1, false, at(1020)), millis(2));
+    }
+
+    fn datagram(len: usize) -> Bytes {
+        Bytes::from(vec![7; len])
+    }
+
+    #[test]
+    fn datagrams_of_one_length_to_one_address_leave_together() {
+        let [to, other] = [1, 2].map(|port| -> Way { (None, ([127, 0, 0, 1], port).into()) });
+        let mut outbox = Outbox::default();
+        assert!(outbox.fits(1, to, 900), "the first one fits");
+        outbox.add(to, datagram(100));
+        assert!(outbox.fits(2, to, 100));
+        assert!(!outbox.fits(1, to, 100), "the system sends one at a time");
+        assert!(!outbox.fits(2, other, 100), "another address");
+        assert!(!outbox.fits(2, to, 101) && !outbox.fits(2, to, 0));
+        assert!(outbox.fits(2, to, 99), "the last one may be shorter");
+        outbox.add(to, datagram(99));
+        assert!(!outbox.fits(9, to, 99), "a shorter one was the last");
+        let mut outbox = Outbox::default();
+        (0..6).for_each(|_| outbox.add(to, datagram(10_000)));
+        assert!(
+            !outbox.fits(9, to, 5_508) && outbox.fits(9, to, 5_507),
+            "all are at most one payload of UDP"
+        );
+    }
+
+    /// A run that was sent by one call arrives as one run, also on loopback.
+    #[test]
+    fn a_call_sends_and_receives_a_run() {
+        let open = || Arc::new(Udp::new(UdpSocket::bind("127.0.0.1:0").unwrap()).unwrap());
+        let (sender, receiver) = (open(), open());
+        receiver.socket.set_nonblocking(false).unwrap();
+        let to = receiver.local;
+        let sockets = [sender];
+        let mut outbox = Outbox::default();
+        let lens = [100, 100, 60, 100, 100, 100, 2000, 2000, 12, 1300];
+        for len in lens {
+            outbox.push(&sockets, (None, to), datagram(len));
+        }
+        outbox.flush(&sockets);
+        let mut runs = Vec::new();
+        while runs.iter().map(|(len, _)| len).sum::<usize>() < lens.iter().sum() {
+            let mut memory = vec![0; RUN_BYTES];
+            let mut meta = [RecvMeta::default()];
+            receiver
+                .receive(&mut [IoSliceMut::new(&mut memory)], &mut meta)
+                .unwrap();
+            runs.push((meta[0].len, meta[0].stride));
+        }
+        let [sends, receives] = [sockets[0].state.max_gso_segments(), receiver.state.gro_segments()];
+        match sends.min(receives) {
+            1 => assert_eq!(runs.len(), lens.len(), "this system has no runs"),
+            _ => assert_eq!(runs, [(260, 100), (300, 100), (4012, 2000), (1300, 1300)]),
+        }
     }
 }
