@@ -26,6 +26,7 @@ mod network;
 mod passkeys;
 mod pausing;
 mod peer;
+mod phases;
 mod poison;
 mod removing;
 #[path = "../support/skipping.rs"]

@@ -163,17 +163,21 @@ fn a_stop_waits_for_its_line() {
     assert!(line.ends_with(") uploaded 200000 bytes"), "{line}");
 }
 
-/// A pipe that nobody reads holds the plugin's thread, and not the stop.
+/// A pipe that nobody reads holds the plugin's thread, and not the stop: the plugin's own limit ends the wait, long
+/// before that of the phase.
 #[test]
 fn a_stop_does_not_wait_for_a_log_that_hangs() {
     let swarm = Swarm::new(200_000);
     let path = swarm.folder.path().join("stops.pipe");
     let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
     assert!(made.success());
-    let seed = engine(StopLogPlugin { path }, settings());
+    let mut settings = settings();
+    settings.lifecycle.release_timeout_ms = 60_000;
+    let seed = engine(StopLogPlugin { path }, settings);
     swarm.seed(&seed);
     let begin = Instant::now();
     seed.torrents().blocking().stop_all_and_serialize().unwrap();
-    assert!(begin.elapsed() >= Duration::from_millis(400), "{:?}", begin.elapsed());
+    let times = Duration::from_millis(400)..Duration::from_secs(30);
+    assert!(times.contains(&begin.elapsed()), "{:?}", begin.elapsed());
     assert!(seed.torrents().blocking().list().unwrap().is_empty());
 }
