@@ -1,10 +1,10 @@
 //! `show`: prints the contents of a torrent file.
 
-use std::io::Read;
 use std::path::PathBuf;
 
 use clap::Args;
 use ecs_torrent::Source;
+use ecs_torrent::engine::backends::whole_file::read_stream;
 use ecs_torrent::protocol::files::FileTable;
 use ecs_torrent::protocol::metainfo::{Metainfo, MetainfoLimits};
 use serde::{Serialize, Serializer};
@@ -74,10 +74,7 @@ impl Serialize for ShownFiles<'_> {
 /// Reads a torrent from standard input, up to the size that a torrent may have.
 fn read_input() -> Result<Source, CliError> {
     let most = MetainfoLimits::default().bencode.max_bytes as u64;
-    let mut bytes = Vec::new();
-    // One byte more, so that a longer torrent is refused instead of cut.
-    let input = std::io::stdin().lock().take(most + 1).read_to_end(&mut bytes);
-    input.map_err(CliError::io("standard input"))?;
+    let bytes = read_stream(std::io::stdin().lock(), most).map_err(CliError::io("standard input"))?;
     Ok(Source::from(bytes::Bytes::from(bytes)))
 }
 

@@ -10,6 +10,9 @@ use ecs_torrent_engine::backends::whole_file;
 /// The file's name in the state folder.
 const FILE: &str = "api_address";
 
+/// Maximum number of bytes of the file that are read.
+const MAX_BYTES: u64 = 1024;
+
 /// The address of an API, and the process that serves it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ApiAddress {
@@ -56,7 +59,7 @@ impl ApiAddress {
     /// # Errors
     /// If there is no such file, or its content is invalid.
     pub fn read(state_dir: &Path) -> io::Result<Self> {
-        let text = fs::read_to_string(Self::path(state_dir))?;
+        let text = whole_file::read_text(&Self::path(state_dir), MAX_BYTES)?;
         Self::parse(&text).ok_or_else(|| io::Error::other(format!("{FILE} holds no address and process")))
     }
 

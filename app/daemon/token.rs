@@ -46,6 +46,9 @@ impl TokenError {
     }
 }
 
+/// Maximum number of bytes of a token's file that are read.
+const MAX_BYTES: u64 = 1024;
+
 impl Token {
     /// Reads the state folder's token, or creates it if there is none.
     ///
@@ -70,7 +73,7 @@ impl Token {
     /// If the file cannot be read, or does not hold a token.
     pub fn read(state_dir: &Path) -> Result<Self, TokenError> {
         let path = state_dir.join(FILE);
-        match std::fs::read_to_string(&path) {
+        match whole_file::read_text(&path, MAX_BYTES) {
             Ok(text) if text.len() == 64 && text.bytes().all(|c| c.is_ascii_hexdigit()) => Ok(Self(text)),
             Ok(_) => Err(TokenError::Malformed(path)),
             Err(error) => Err(TokenError::Io { path, error }),

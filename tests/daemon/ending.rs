@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::Signal;
@@ -139,6 +139,25 @@ fn five_quick_signals_lose_nothing() {
         );
         (0..5).for_each(|_| daemon.process.signal(Signal::TERM));
         daemon.process.wait();
+    }
+}
+
+#[test]
+fn each_line_of_a_log_in_a_file_begins_with_its_time() {
+    let temporary = tempfile::tempdir().unwrap();
+    // The time in the log has fewer digits.
+    let begin = SystemTime::now() - Duration::from_millis(1);
+    let mut daemon = Daemon::start(temporary.path());
+    let (_, bytes) = torrent(temporary.path(), "one.bin", 1, &[]);
+    assert_eq!(daemon.post("/api/v1/torrents", &bytes).status, 201);
+    daemon.process.signal(Signal::TERM);
+    assert!(daemon.process.wait().success());
+    let log = daemon.log();
+    assert!(log.lines().count() > 1, "{log}");
+    for line in log.lines() {
+        let time = line.split(' ').next().map(humantime::parse_rfc3339);
+        let Some(Ok(time)) = time else { panic!("{line}") };
+        assert!((begin..=SystemTime::now()).contains(&time), "{line}");
     }
 }
 

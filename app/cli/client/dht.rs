@@ -1,7 +1,7 @@
 //! `dht`: asks the daemon's DHT node.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,6 +11,7 @@ use ecs_torrent::InfoHash;
 use ecs_torrent::components::dht::DhtError;
 use ecs_torrent::daemon::Token;
 use ecs_torrent::dht::sign_next;
+use ecs_torrent::engine::backends::whole_file::{read_stream, read_text};
 use ecs_torrent::protocol::bencode::{Document, Limits};
 use ecs_torrent::protocol::dht::id::NodeId;
 use ecs_torrent::protocol::dht::items::{Item, Proof, mutable_target, public_key};
@@ -24,6 +25,9 @@ use crate::cli::{CliError, Outcome};
 
 /// Longest secret file, in bytes: the digits of a key and white space around them.
 const MAX_SECRET_FILE: u64 = 1024;
+
+/// Maximum number of bytes of a value that is read. An item of the DHT has at most 1000.
+const MAX_VALUE: u64 = 4096;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct DhtArgs {
@@ -504,9 +508,7 @@ fn parameters(item: &Item, salt: &[u8], cas: Option<i64>) -> String {
 fn read_value(args: &PutArgs) -> Result<Vec<u8>, CliError> {
     let mut value = args.value.clone().into_bytes();
     if args.value == "-" {
-        value.clear();
-        let read = io::stdin().lock().take(4096).read_to_end(&mut value);
-        read.map_err(CliError::io("cannot read the standard input".to_owned()))?;
+        value = read_stream(io::stdin().lock(), MAX_VALUE).map_err(CliError::io("standard input"))?;
     }
     Ok(match args.bencoded {
         true => value,
@@ -526,11 +528,7 @@ fn read_secret(path: &Path) -> Result<[u8; 32], CliError> {
             digits
         }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            let mut digits = String::new();
-            let file = fs::File::open(path).map_err(|error| fail(&error))?;
-            let read = file.take(MAX_SECRET_FILE).read_to_string(&mut digits);
-            read.map_err(|error| fail(&error))?;
-            digits
+            read_text(path, MAX_SECRET_FILE).map_err(|error| fail(&error))?
         }
         Err(error) => return Err(fail(&error)),
     };

@@ -16,10 +16,30 @@ use rustix::io::Errno;
 /// If the file cannot be read, or has more than `max` bytes.
 pub fn read_bounded(file: File, max: u64) -> io::Result<Vec<u8>> {
     let len = file.metadata()?.len().min(max);
-    // One byte more than the length finds the end of the file without growing; one more than allowed shows that a file,
-    // a device or a pipe is too long.
-    let mut bytes = Vec::with_capacity(len as usize + 1);
-    file.take(max.saturating_add(1)).read_to_end(&mut bytes)?;
+    // One byte more than the length finds the end of the file without growing.
+    read_rest(file, Vec::with_capacity(len as usize + 1), max)
+}
+
+/// Reads all of a text file.
+///
+/// # Errors
+/// If the file cannot be read, has more than `max` bytes, or is not UTF-8.
+pub fn read_text(path: &Path, max: u64) -> io::Result<String> {
+    let bytes = read_bounded(File::open(path)?, max)?;
+    String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not a text file"))
+}
+
+/// Reads all of a stream, such as the standard input.
+///
+/// # Errors
+/// If the stream cannot be read, or has more than `max` bytes.
+pub fn read_stream(stream: impl Read, max: u64) -> io::Result<Vec<u8>> {
+    read_rest(stream, Vec::new(), max)
+}
+
+fn read_rest(stream: impl Read, mut bytes: Vec<u8>, max: u64) -> io::Result<Vec<u8>> {
+    // One byte more than allowed shows that a file, a device or a pipe is too long.
+    stream.take(max.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > max {
         return Err(io::Error::other(format!("longer than {max} bytes")));
     }
@@ -126,6 +146,12 @@ mod tests {
         assert_eq!(read(4).unwrap_err().to_string(), "longer than 4 bytes");
         let endless = read_bounded(File::open("/dev/zero").unwrap(), 1000).unwrap_err();
         assert_eq!(endless.to_string(), "longer than 1000 bytes");
+        assert_eq!(read_stream(&b"12345"[..], 5).unwrap(), b"12345");
+        assert!(read_stream(&b"12345"[..], 4).is_err());
+        assert_eq!(read_text(&path, 5).unwrap(), "12345");
+        assert!(read_text(&path, 4).is_err());
+        fs::write(&path, b"\xff").unwrap();
+        assert_eq!(read_text(&path, 5).unwrap_err().to_string(), "not a text file");
     }
 
     #[test]
