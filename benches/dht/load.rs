@@ -95,7 +95,7 @@ impl Host {
             want: None,
             method: Ok(method),
         };
-        // The transaction tells the answers to requests for peers from others.
+        // The transaction marks the answers to requests for peers.
         let mut transaction = *b"p\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
         let asks_peers = matches!(method, Method::GetPeers { .. });
         transaction[1..].copy_from_slice(&target.0);

@@ -120,7 +120,7 @@ fn rows() -> Vec<(usize, u64, u32)> {
 /// Prints the last leecher's time of swarms of several sizes with several piece lengths, over both bounds.
 fn print_swarms() {
     let latency = number_from("EFFICIENCY_LATENCY", 30);
-    println!("flash crowds: 1 seed, equal lines of 1 MiB/s up and 4 MiB/s down, {latency} ms");
+    println!("flash crowds: 1 seed, equal links of 1 MiB/s up and 4 MiB/s down, {latency} ms");
     println!("  leechers   MiB  piece KiB  done s  x fluid bound  x bound of whole pieces  real s");
     let seeds = number_from("EFFICIENCY_SWARM_SEEDS", 1);
     for (leechers, mib, piece_kib) in rows() {

@@ -41,7 +41,7 @@ impl Daemon {
         let stdout = child.stdout.take().expect("a pipe");
         BufReader::new(stdout)
             .read_line(&mut line)
-            .expect("the daemon tells its addresses");
+            .expect("the daemon prints its addresses");
         let addresses = line
             .trim()
             .strip_prefix("API at http://")

@@ -221,7 +221,7 @@ impl Running {
         let line = status.lines().find_map(|line| line.strip_prefix(field));
         let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
         kib.map(|kib| kib / 1024.0)
-            .ok_or_else(|| self.failed("tells no memory"))
+            .ok_or_else(|| self.failed("reports no memory"))
     }
 
     fn failed(&self, why: &str) -> String {

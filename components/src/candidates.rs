@@ -505,7 +505,7 @@ impl Candidates {
         let mut waiting = self.waiting.iter().rev().map(|(_, address)| address);
         let mut worst = self.redundant.iter().find(|address| is_strange(address));
         worst = worst.or_else(|| waiting.find(|address| is_strange(address) && has_failed(address)));
-        // The last of the ready addresses, if it promises little.
+        // The last of the ready addresses, if it is unlikely to answer.
         let last = self.ready.last().filter(|(Reverse(is_user), ..)| !is_user);
         let last = last.filter(|(_, failures, promise, ..)| *failures > 0 || *promise == Promise::Doubtful);
         worst = worst.or_else(|| last.map(|(.., address)| address));

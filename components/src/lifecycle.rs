@@ -109,7 +109,8 @@ impl StopPhase {
     }
 }
 
-/// The running phase of a torrent's stop or pause.
+/// The running phase of a torrent's stop or pause. A phase has no deadline of its own: each of its participants has one,
+/// because what a participant leaves undone at the end depends on the participant.
 #[derive(Component, Debug)]
 #[component(storage = "SparseSet")]
 pub struct Stopping {
@@ -281,6 +282,9 @@ pub fn derive(desired: Desired, facts: &Facts) -> Lifecycle {
 }
 
 /// Torrents whose intent or facts have changed since their state was derived.
+///
+/// This is not a [`WorkList`](crate::work_list::WorkList): features list a torrent when they no longer have its
+/// components at hand, and deriving a state twice changes nothing.
 #[derive(Resource, Debug, Default)]
 pub struct ChangedFacts(Vec<Entity>);
 

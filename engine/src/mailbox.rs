@@ -1,4 +1,7 @@
 //! The mailbox: the channel through which the host program reaches an engine's world.
+//!
+//! Hosts are asynchronous: while the mailbox is full, a sender waits as a task and blocks no thread. So the channel is
+//! tokio's; crossbeam-channel, which the log uses, would block.
 
 use std::fmt;
 

@@ -59,12 +59,12 @@ impl Party {
 
 /// Number of connections of each party.
 #[derive(Debug, Default)]
-struct Crowds {
+struct PartyCounts {
     subnets: BTreeMap<IpAddr, usize>,
     ids: BTreeMap<PeerId, usize>,
 }
 
-impl Crowds {
+impl PartyCounts {
     fn add(&mut self, party: Party) {
         if let Some(subnet) = party.subnet() {
             *self.subnets.entry(subnet).or_default() += 1;
@@ -350,16 +350,16 @@ impl Admission<'_, '_> {
                 id: peer.peer_id,
             })
         };
-        let mut crowds = Crowds::default();
+        let mut counts = PartyCounts::default();
         members
             .iter()
             .filter_map(|peer| party(*peer))
-            .for_each(|party| crowds.add(party));
+            .for_each(|party| counts.add(party));
         let standings = members.iter().filter_map(|peer| {
-            let standing = self.standing(*peer, crowds.of(party(*peer)?), Some(lifecycle))?;
+            let standing = self.standing(*peer, counts.of(party(*peer)?), Some(lifecycle))?;
             Some((*peer, standing))
         });
-        (standings.collect(), newcomer.map(|newcomer| crowds.of(newcomer)))
+        (standings.collect(), newcomer.map(|newcomer| counts.of(newcomer)))
     }
 
     /// Returns the standing of a connection whose party has `party_size` connections; `None` if it is closing.

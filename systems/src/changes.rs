@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_tells_what_changed_and_what_went() {
+    fn a_log_lists_what_changed_and_what_went() {
         let mut log = log_of(3);
         let first = log.after(None, 10);
         assert_eq!((first.changed.len(), first.is_reset, first.has_more), (3, true, false));

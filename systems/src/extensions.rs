@@ -147,7 +147,7 @@ mod tests {
 
     /// BEP 10 and 21.
     #[test]
-    fn an_extension_handshake_tells_about_the_peer() {
+    fn an_extension_handshake_describes_the_peer() {
         let mut bed = Bed::new(ExtensionsPlugin);
         let parts = (crate::testing::torrent(), Candidates::default());
         bed.world.entity_mut(bed.torrent).insert(parts);

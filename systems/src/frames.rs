@@ -172,8 +172,8 @@ impl Inboxes<'_> {
             }
             Frame::Message(message) => message,
         };
-        let tells_all = matches!(message, Message::Bitfield(_) | Message::HaveAll | Message::HaveNone);
-        if tells_all && !wire.bitfields.take(now) {
+        let shows_all = matches!(message, Message::Bitfield(_) | Message::HaveAll | Message::HaveNone);
+        if shows_all && !wire.bitfields.take(now) {
             return Err(WireError::TooManyBitfields);
         }
         let is_choke = matches!(message, Message::Choke | Message::Unchoke);

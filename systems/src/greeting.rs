@@ -279,7 +279,7 @@ mod tests {
     /// Peers may have connected before the held pieces were known; a bitfield can only be the first message.
     #[test]
     fn peers_of_before_the_check_hear_of_the_pieces_found() {
-        for (from, to, is_told) in [
+        for (from, to, is_sent) in [
             (Lifecycle::Checking, Lifecycle::Downloading, true),
             (Lifecycle::Adding, Lifecycle::Seeding, true),
             (Lifecycle::Downloading, Lifecycle::Seeding, false),
@@ -291,7 +291,7 @@ mod tests {
             let torrent = bed.torrent;
             bed.run_after(LifecycleChanged { torrent, from, to }, announce_held);
             let haves = [Message::Have(0), Message::Have(2)];
-            assert!(bed.has_sent(peer, &haves[..2 * usize::from(is_told)]));
+            assert!(bed.has_sent(peer, &haves[..2 * usize::from(is_sent)]));
         }
         let mut bed = bed(&[0]);
         let mut connection = bed.connection(Direction::Inbound);

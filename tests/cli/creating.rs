@@ -67,7 +67,7 @@ fn create_never_replaces_its_content() {
 
 /// An existing regular file is replaced with `--overwrite` only, and a link or folder never.
 #[test]
-fn create_replaces_a_file_only_when_told_to() {
+fn create_replaces_a_file_only_on_request() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
     album(folder);

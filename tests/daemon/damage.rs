@@ -95,8 +95,8 @@ fn saved_files_that_are_no_files_are_reported() {
             }
             let daemon = Daemon::start(folder);
             let name = path.file_name().unwrap().to_str().unwrap();
-            let is_told = |line: &str| line.contains("cannot be resumed") && line.contains(name);
-            wait_until("the report", || daemon.log().lines().any(is_told));
+            let is_reported = |line: &str| line.contains("cannot be resumed") && line.contains(name);
+            wait_until("the report", || daemon.log().lines().any(is_reported));
         }
     }
 }

@@ -67,18 +67,18 @@ fn patch(daemon: &Daemon, hash: &str, body: &Value) -> Answer {
 fn trackers_are_edited_and_announced_to() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
-    let [(old, told_old), (new, told_new)] = [tracker(), tracker()];
+    let [(old, old_events), (new, new_events)] = [tracker(), tracker()];
     let (hash, bytes) = torrent(folder, "song", 1, &[&old]);
     let daemon = Daemon::start(folder);
     assert_eq!(daemon.post("/api/v1/torrents", &bytes).status, 201);
-    assert_eq!(next(&told_old), "started");
+    assert_eq!(next(&old_events), "started");
 
     let table = succeed(folder, &["trackers", &hash, "--remove", listed(&old), "--add", &new]);
     assert!(table.contains(listed(&new)) && !table.contains(listed(&old)), "{table}");
     assert!(!table.contains("passkey"), "{table}");
-    assert_eq!((&*next(&told_old), &*next(&told_new)), ("stopped", "started"));
+    assert_eq!((&*next(&old_events), &*next(&new_events)), ("stopped", "started"));
     let daemon = daemon.kill_and_start();
-    assert_eq!(next(&told_new), "started");
+    assert_eq!(next(&new_events), "started");
     assert_eq!(urls(&daemon, &hash), [listed(&new)]);
 
     let path = format!("/api/v1/torrents/{hash}/trackers");
@@ -101,7 +101,7 @@ fn trackers_are_edited_and_announced_to() {
     let text = succeed(folder, &["trackers", &hash, "--announce"]);
     assert!(text.contains("announcing in ") && text.contains("working"), "{text}");
     assert_eq!(patch(&daemon, &hash, &json!({"remove": [new], "add": []})).status, 204);
-    assert_eq!(next(&told_new), "stopped");
+    assert_eq!(next(&new_events), "stopped");
     assert_eq!(succeed(folder, &["trackers", &hash]).trim(), "no trackers");
     daemon
         .post(&format!("/api/v1/torrents/{hash}/announce"), b"")

@@ -74,7 +74,7 @@ for peer in peers:
     handle.connect_peer((host.strip("[]"), int(port)))
 
 state = None
-# A download is complete before its last pieces are written: it is told when they are.
+# A download is complete before its last pieces are written: it is reported when they are.
 is_flushing = is_flushed = False
 while True:
     session.wait_for_alert(100)

@@ -218,7 +218,7 @@ fn metadata_of_an_earlier_run_is_used() {
 }
 
 #[test]
-fn progress_is_told() {
+fn progress_is_reported() {
     let content = big_metadata();
     let mut magnet = Magnet::new(content.clone(), 1, Settings::default());
     magnet.add();

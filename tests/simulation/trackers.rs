@@ -38,7 +38,7 @@ impl Edited {
         };
         edited.bed.add_file(&edited.file, options).unwrap();
         edited.bed.until_complete("downloads");
-        edited.until_told(0, &[AnnounceEvent::Started, AnnounceEvent::Completed]);
+        edited.until_announced(0, &[AnnounceEvent::Started, AnnounceEvent::Completed]);
         edited
     }
 
@@ -47,7 +47,7 @@ impl Edited {
     }
 
     /// Waits until a tracker has got exactly these events.
-    fn until_told(&mut self, tracker: usize, events: &[AnnounceEvent]) {
+    fn until_announced(&mut self, tracker: usize, events: &[AnnounceEvent]) {
         let tracker = self.trackers[tracker].clone();
         let announced_events = || {
             tracker
@@ -91,23 +91,23 @@ fn edits_are_in_force_at_once_and_survive_a_kill() {
         let [old, spare, new] = [0, 1, 2].map(|tracker| edited.url(tracker));
         assert_eq!(edited.edit(&[&old], &[&new, &spare]), Ok(()));
         assert_eq!(edited.bed.trackers(), ONLY[1..]);
-        edited.until_told(
+        edited.until_announced(
             0,
             &[AnnounceEvent::Started, AnnounceEvent::Completed, AnnounceEvent::Stopped],
         );
         // It was there when the download completed.
-        edited.until_told(1, &[AnnounceEvent::Started, AnnounceEvent::Completed]);
+        edited.until_announced(1, &[AnnounceEvent::Started, AnnounceEvent::Completed]);
         // As they are listed.
         assert_eq!(edited.edit(&[ONLY[1]], &[]), Ok(()));
-        edited.until_told(
+        edited.until_announced(
             1,
             &[AnnounceEvent::Started, AnnounceEvent::Completed, AnnounceEvent::Stopped],
         );
-        edited.until_told(2, &[AnnounceEvent::Started]);
+        edited.until_announced(2, &[AnnounceEvent::Started]);
         edited.bed.crash(crash);
         edited.bed.until_state(TorrentState::Seeding);
         assert_eq!(edited.bed.trackers(), ONLY[2..]);
-        edited.until_told(2, &[AnnounceEvent::Started; 2]);
+        edited.until_announced(2, &[AnnounceEvent::Started; 2]);
         assert_eq!(edited.edit(&[&new], &[]), Ok(()));
         assert_eq!(edited.bed.trackers(), [""; 0]);
         edited.bed.crash(crash);

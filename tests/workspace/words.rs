@@ -55,7 +55,7 @@ const BRITISH: [(&str, &[&str]); 40] = [
 ];
 
 /// Words that this project once used for things that have a standard word.
-const PRIVATE: [(&str, &str); 16] = [
+const PRIVATE: [(&str, &str); 19] = [
     ("platter", "durable, synced, stable storage"),
     ("confess", "what is recorded"),
     ("anew", "again"),
@@ -72,6 +72,9 @@ const PRIVATE: [(&str, &str); 16] = [
     ("judge", "what is decided"),
     ("hears", "handles, receives"),
     ("folk", "users, peers"),
+    ("told", "sent, reported, received"),
+    ("tells", "sends, reports, shows"),
+    ("hearsay", "unconfirmed"),
 ];
 
 /// Words with which no comment begins, because they hide its subject.

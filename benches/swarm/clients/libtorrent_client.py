@@ -74,7 +74,7 @@ if mode == "leech":
         host, port = peer.rsplit(":", 1)
         handle.connect_peer((host, int(port)))
     wait_for(ses, lt.torrent_finished_alert)
-    # Finished is told before the last pieces are written.
+    # Finished is reported before the last pieces are written.
     handle.flush_cache()
     wait_for(ses, lt.cache_flushed_alert)
     say("done")

@@ -271,7 +271,7 @@ fn a_damaged_session_may_still_tell_its_folder_and_its_files() {
 
 /// The intent of the user survives damage elsewhere; `paused` and `stopped` survive damage of their own line too.
 #[test]
-fn a_damaged_session_tells_what_the_user_wants() {
+fn a_damaged_session_holds_what_the_user_wants() {
     let hash = InfoHash([7; 20]);
     let text = session().to_text().replace("    uploaded:", "    uploadex:");
     let geometry = Geometry::new(100, 10).unwrap();
@@ -325,7 +325,7 @@ fn a_damaged_session_tells_what_the_user_wants() {
 
 /// The incomplete files that the user allowed to be changed, by identity.
 #[test]
-fn a_damaged_session_tells_the_users_permission() {
+fn a_damaged_session_holds_the_users_permission() {
     let permitting = Session {
         created: Runs::default(),
         permitted: Runs::of([1]),

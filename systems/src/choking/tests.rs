@@ -219,7 +219,7 @@ fn run_round(bed: &mut Bed) {
 }
 
 #[test]
-fn a_choked_peer_loses_its_requests_and_is_told() {
+fn a_choked_peer_loses_its_requests() {
     for is_fast in [true, false] {
         let mut bed = bed();
         let peer = bed.peer();

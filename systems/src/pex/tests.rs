@@ -74,7 +74,7 @@ fn message(added: &[&str], dropped: &[&str]) -> (Vec<String>, Vec<String>) {
 }
 
 #[test]
-fn a_partner_is_told_of_others_once_a_minute() {
+fn a_partner_learns_of_others_once_a_minute() {
     let [one, two, three] = ["203.0.113.1:1", "203.0.113.2:1", "[2001:db8::3]:1"];
     let mut bed = bed();
     let partner = connect(&mut bed, one, true);
@@ -98,7 +98,7 @@ fn a_partner_is_told_of_others_once_a_minute() {
 }
 
 #[test]
-fn a_new_partner_of_many_peers_is_told_at_once_and_in_parts() {
+fn a_new_partner_learns_of_many_peers_at_once_and_in_parts() {
     let mut bed = bed();
     for last in 1..=120 {
         connect(&mut bed, &format!("203.0.113.{last}:1"), false);

@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_receiver_is_told_differences_only() {
+    fn a_receiver_gets_differences_only() {
         let mut log = PexLog::default();
         let mut cursor = PexCursor::default();
         assert!(log.add(address(1), 1) && log.add(address(2), 2) && !log.add(address(2), 3));

@@ -170,7 +170,7 @@ fn a_session_belongs_to_the_name_that_the_user_chose() {
 }
 
 #[test]
-fn a_session_tells_whose_the_files_are() {
+fn a_session_records_whose_the_files_are() {
     let saved = |overwrite| Session {
         files: vec![None; 4],
         created: Runs::of([0]),

@@ -167,7 +167,7 @@ fn an_unused_pinned_root_is_closed() {
 
 /// More download folders than are held open work the same as a few.
 #[test]
-fn many_roots_are_told_apart() {
+fn many_roots_are_distinguished() {
     let folder = tempfile::tempdir().unwrap();
     let shared = Arc::new(SharedFiles::new(2));
     let root = |number: u64| folder.path().join(number.to_string());
