@@ -12,6 +12,7 @@ use ecs_torrent_components::settings::{
 use serde::{Deserialize, Serialize};
 
 pub use self::file::ConfigFile;
+use crate::automation::AutomationSettings;
 use crate::daemon::ApiSettings;
 
 /// Configuration file with every setting, its documentation and its default.
@@ -57,6 +58,8 @@ pub struct Config {
     pub labels: LabelSettings,
     /// The HTTP API.
     pub api: ApiSettings,
+    /// Watch folders, hooks and webhooks.
+    pub automation: AutomationSettings,
 }
 
 /// Error in a configuration.
@@ -116,7 +119,7 @@ impl ConfigError {
 
 impl Numbers for Config {
     fn numbers(&self) -> Vec<Number> {
-        [self.settings().numbers(), self.api.numbers()].concat()
+        [self.settings().numbers(), self.api.numbers(), self.automation.numbers()].concat()
     }
 }
 
@@ -139,7 +142,10 @@ impl Config {
                 format!("{listen} can be reached from other machines; if that is wanted, set api.allow_remote to true");
             return Err(ConfigError::value("api.listen", reason));
         }
-        Ok(())
+        match self.automation.fault() {
+            Some((name, reason)) => Err(ConfigError::value(&format!("automation.{name}"), reason)),
+            None => Ok(()),
+        }
     }
 
     /// Returns the settings of the engine.

@@ -35,6 +35,8 @@
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+#[cfg(feature = "daemon")]
+pub mod automation;
 mod blocking;
 #[cfg(feature = "daemon")]
 pub mod config;

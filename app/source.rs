@@ -179,7 +179,8 @@ impl From<ReadSource> for Source {
     }
 }
 
-fn read(path: &Path, max: u64) -> Result<Bytes, Error> {
+/// Reads a regular file of at most `max` bytes.
+pub(crate) fn read(path: &Path, max: u64) -> Result<Bytes, Error> {
     use std::io::{Error as IoError, ErrorKind};
     use std::os::unix::fs::OpenOptionsExt;
     let failed = |error| Error::Read {

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use ecs_torrent::automation::{self, Automation, AutomationSettings, Notices};
 use ecs_torrent::config::{Config, ConfigError, ConfigFile};
 use ecs_torrent::daemon::{Api, Phase};
-use ecs_torrent::{Engine, Error, TorrentPlugins, Torrents};
+use ecs_torrent::{Engine, TorrentPlugins, Torrents};
 
 use super::limits::LimitArgs;
 use super::output::Screen;
@@ -69,10 +70,13 @@ impl DaemonArgs {
 pub(super) async fn run(args: DaemonArgs, screen: Screen) -> Result<Outcome, CliError> {
     let config = args.config()?;
     let mut signals = Signals::new()?;
-    let engine = Engine::builder()
-        .plugins(TorrentPlugins)
-        .settings(config.settings())
-        .start()?;
+    let mut builder = Engine::builder().plugins(TorrentPlugins).settings(config.settings());
+    let mut notices = None;
+    if let Some((plugin, receiver)) = automation::listen(&config.automation) {
+        builder = builder.plugins(plugin);
+        notices = Some(receiver);
+    }
+    let engine = builder.start()?;
     let torrents = engine.torrents();
     let state_dir = config.session.state_dir.clone().unwrap_or_default();
     // The API answers clients while saved torrents are still being added.
@@ -83,27 +87,44 @@ pub(super) async fn run(args: DaemonArgs, screen: Screen) -> Result<Outcome, Cli
         api.address(),
         peers.join(" and ")
     ));
+    let mut automated = None;
     tokio::select! {
-        result = run_engine(&torrents, &api) => result?,
+        result = run_engine(&torrents, &api, &config.automation, notices, &mut automated) => result?,
         () = signals.next() => {}
         () = api.shutdown_requested() => {}
     }
     api.set_phase(Phase::Stopping);
+    if let Some(automation) = &mut automated {
+        automation.stop_watching();
+    }
     tokio::select! {
         result = torrents.stop_all_and_serialize() => result?,
         () = signals.next() => return Err(CliError::Forced),
     }
     api.close().await;
+    // The notices end with the engine.
+    drop(engine);
+    if let Some(automation) = automated {
+        automation.close().await;
+    }
     Ok(Outcome::Done)
 }
 
 /// Interval between two checks that the engine is alive.
 const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Adds the saved torrents, and returns only when the engine has ended by itself. The daemon's supervisor then starts
+/// Adds the saved torrents, starts the automation, and returns only when the engine has ended by itself. The daemon's supervisor then starts
 /// the daemon again.
-async fn run_engine(torrents: &Torrents, api: &Api) -> Result<(), Error> {
+async fn run_engine(
+    torrents: &Torrents,
+    api: &Api,
+    settings: &AutomationSettings,
+    notices: Option<Notices>,
+    automated: &mut Option<Automation>,
+) -> Result<(), CliError> {
     let resumed = torrents.restore().await?;
+    let started = Automation::start(settings, torrents, notices);
+    *automated = Some(started.map_err(|error| CliError::Other(format!("webhooks: {error}")))?);
     tracing::info!(resumed, "running");
     api.set_phase(Phase::Running);
     loop {

@@ -44,7 +44,7 @@ fn set_allowance(
     torrents: Query<&Layout>,
     mut commands: Commands,
 ) {
-    for TorrentAdded { torrent } in added.read() {
+    for TorrentAdded { torrent, .. } in added.read() {
         if let Ok(Layout(geometry)) = torrents.get(*torrent) {
             let upload_bytes = (geometry.total_size() as f64 * limit.0) as u64;
             commands.entity(*torrent).insert(Allowance { upload_bytes });

@@ -30,6 +30,8 @@ use crate::wanted::PieceOrder;
 pub struct TorrentAdded {
     /// The torrent.
     pub torrent: Entity,
+    /// Whether the torrent was listed before, in this run or in an earlier one.
+    pub is_resumed: bool,
 }
 
 /// A torrent was added with these trackers, or gets them later. It keeps those that it has, in front of the new ones. An

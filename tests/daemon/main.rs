@@ -12,6 +12,7 @@
 
 mod adding;
 mod api;
+mod automation;
 mod bed;
 mod capture;
 mod choosing;

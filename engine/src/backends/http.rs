@@ -14,7 +14,7 @@ use ecs_torrent_components::scope::Scope;
 use ecs_torrent_protocol::compact::Family;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, RANGE};
-use reqwest::{Client, Response, Url, redirect};
+use reqwest::{Client, ClientBuilder, Response, Url, redirect};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -269,16 +269,22 @@ impl Clients {
 
     fn build(&self, family: Option<Family>, scope: Scope) -> reqwest::Result<Client> {
         let source = family.and_then(|family| self.sources.iter().find(|ip| is_of(Some(family), **ip)).copied());
-        Client::builder()
-            .user_agent(USER_AGENT)
-            // A proxy from the environment could reach networks that we must not.
-            .no_proxy()
+        builder()
             .local_address(source)
             .dns_resolver(Arc::new(ScopedResolver { family, scope }))
             .redirect(redirect::Policy::custom(move |attempt| follow(attempt, scope)))
-            .use_preconfigured_tls(tls())
             .build()
     }
+}
+
+/// Begins a client as this program has them: with its name, and without a proxy from the environment, which could reach
+/// networks that we must not.
+#[must_use]
+pub fn builder() -> ClientBuilder {
+    Client::builder()
+        .user_agent(USER_AGENT)
+        .no_proxy()
+        .use_preconfigured_tls(tls())
 }
 
 /// Trusts the system's and Mozilla's root certificates: some machines have none of their own.

@@ -107,7 +107,7 @@ fn finish(
         file.sync_all()?;
         match existing {
             Existing::Replace => Ok(renameat(folder, temporary, folder, name)?),
-            Existing::Keep => rename_new(folder, temporary, name),
+            Existing::Keep => rename_new_in(folder, temporary, name),
         }
     };
     write().inspect_err(|_: &io::Error| {
@@ -116,7 +116,14 @@ fn finish(
 }
 
 /// Renames a file, unless the new name is taken.
-fn rename_new(folder: BorrowedFd<'_>, temporary: &Path, name: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// [`io::ErrorKind::AlreadyExists`] if the new name is taken; the file has its old name after any error.
+pub fn rename_new(old: &Path, new: &Path) -> io::Result<()> {
+    rename_new_in(CWD, old, new)
+}
+
+fn rename_new_in(folder: BorrowedFd<'_>, temporary: &Path, name: &Path) -> io::Result<()> {
     match renameat_with(folder, temporary, folder, name, RenameFlags::NOREPLACE) {
         // The file system cannot do that in one step.
         Err(Errno::INVAL | Errno::NOSYS) => {

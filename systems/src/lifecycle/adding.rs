@@ -186,15 +186,18 @@ impl TorrentAdder<'_, '_> {
         if is_resumed {
             self.commands.entity(entity).insert(AwaitingSession);
         }
-        if options.require_complete {
-            self.commands.entity(entity).insert(RequiresComplete);
-        }
-        self.added.write(TorrentAdded { torrent: entity });
+        self.added.write(TorrentAdded {
+            torrent: entity,
+            is_resumed,
+        });
         entity
     }
 
     /// Hands the user's options to the features that keep them.
     fn give_options(&mut self, torrent: Entity, options: &AddOptions) {
+        if options.require_complete {
+            self.commands.entity(torrent).insert(RequiresComplete);
+        }
         self.commands.trigger(OptionsGiven {
             torrent,
             name: options.name.clone(),

@@ -73,7 +73,7 @@ impl Plugin for DiaryPlugin {
 }
 
 fn begin_diaries(mut added: MessageReader<TorrentAdded>, mut commands: Commands) {
-    for TorrentAdded { torrent } in added.read() {
+    for TorrentAdded { torrent, .. } in added.read() {
         commands.entity(*torrent).insert(Diary::default());
     }
 }
