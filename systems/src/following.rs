@@ -153,11 +153,16 @@ impl Links {
         !self.answers.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
-    fn forget(&mut self, target: NodeId) -> Option<Link> {
-        let link = self.links.remove(&target)?;
+    /// Forgets a link and refuses its callers. Returns whether there was such a link.
+    fn forget(&mut self, target: NodeId) -> bool {
+        let Some(link) = self.links.remove(&target) else {
+            return false;
+        };
         self.by_torrent.retain(|_, link| *link != target);
         self.is_changed = true;
-        Some(link)
+        let callers = link.callers.into_iter();
+        callers.for_each(|caller| caller.send(Err(FollowError::NotFollowed)));
+        true
     }
 
     /// Refuses the callers that wait for the first torrent of a link. A link that was new is forgotten.
@@ -308,18 +313,16 @@ impl LinkCommands<'_> {
                 kept.item = Some(item);
             }
             kept.store_due = now + STORE_INTERVAL;
-            kept.due = kept.store_due;
+            if kept.callers.is_empty() {
+                kept.due = kept.store_due;
+            }
             links.is_changed = true;
             links.unsaved.push(Caller::Change(reply));
         }
         for UnfollowLink { target, reply } in self.unfollow.0.drain(..) {
             match links.forget(target) {
-                Some(link) => {
-                    let callers = link.callers.into_iter();
-                    callers.for_each(|caller| caller.send(Err(FollowError::NotFollowed)));
-                    links.unsaved.push(Caller::Change(reply));
-                }
-                None => reply.send(Err(FollowError::NotFollowed)),
+                true => links.unsaved.push(Caller::Change(reply)),
+                false => reply.send(Err(FollowError::NotFollowed)),
             }
         }
     }
@@ -469,6 +472,10 @@ impl FollowParams<'_, '_> {
                     link.store_due = self.clock.now() + STORE_INTERVAL;
                 }
                 self.schedule(link);
+                if !link.callers.is_empty() {
+                    // They came during the store, and wait for a search.
+                    link.due = self.clock.now();
+                }
             }
         }
     }
@@ -588,9 +595,10 @@ impl FollowParams<'_, '_> {
         let Some(link) = links.links.get_mut(&target) else {
             return;
         };
-        let (seq, callers) = (item.seq(), std::mem::take(&mut link.callers));
+        let seq = item.seq();
         link.item = Some(item);
         let Some(download) = &mut link.download else { return };
+        let callers = std::mem::take(&mut link.callers);
         let before = download.torrent.replace(torrent);
         if before != Some(torrent) {
             self.updated.write(LinkUpdated {

@@ -325,6 +325,48 @@ fn searches_are_repeated_while_a_caller_waits_and_then_the_link_is_forgotten() {
     assert_eq!(taken(&answered), Some(Err(DhtError::NoTorrent.into())));
 }
 
+/// A second caller comes while the item of the link is being stored, and another one while its publisher stores it.
+#[test]
+fn a_caller_that_comes_during_a_store_is_answered() {
+    let mut follower = Follower::new(None);
+    let first = follower.follow("");
+    follower.find(Ok(Some(item(1, 1))));
+    follower.add(1);
+    assert_eq!(taken(&first), Some(Ok(hash(1))));
+    let second = follower.follow("");
+    follower.store();
+    follower.find(Ok(Some(item(1, 1))));
+    follower.add(1);
+    assert_eq!(taken(&second), Some(Ok(hash(1))));
+
+    let third = follower.follow("kept");
+    follower.find(Ok(None));
+    let (reply, kept) = reply();
+    let (link, item) = (link("kept"), item(1, 2));
+    follower.push(KeepItem {
+        link,
+        item: item.clone(),
+        reply,
+    });
+    assert_eq!(taken(&kept), Some(Ok(())));
+    follower.pass(LONG_RETRY);
+    follower.find(Ok(Some(item)));
+    follower.add(2);
+    assert_eq!(taken(&third), Some(Ok(hash(2))));
+}
+
+/// The user removes the torrent of a link while a caller adds the link again.
+#[test]
+fn a_caller_whose_torrent_is_removed_is_refused() {
+    let mut follower = Follower::followed();
+    let answered = follower.follow("");
+    let phase = StopPhase::HaltDownloads;
+    follower.change(1, Desired::Remove, Lifecycle::Stopping { phase });
+    assert_eq!(taken(&answered), Some(Err(FollowError::NotFollowed)));
+    follower.find(Ok(Some(item(1, 1))));
+    assert_eq!(follower.queue::<AddTorrent>().len(), 0);
+}
+
 #[test]
 fn a_refused_torrent_is_not_followed() {
     let mut follower = Follower::new(None);
