@@ -1,5 +1,6 @@
 //! Hostile peers: scripted peers without an engine, each of which does one kind of harm. Hostile nodes of the DHT.
 
+mod metadata;
 mod nodes;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use ecs_torrent_engine::ports::net::{NetEvent, NetRequest, TransportChoice};
 use ecs_torrent_engine::sim::{Content, NodeId, SimNet};
 use ecs_torrent_protocol::extension::{DONT_HAVE, ExtensionHandshake, HANDSHAKE_ID};
 use ecs_torrent_protocol::geometry::{BLOCK_SIZE, BlockRequest};
+use ecs_torrent_protocol::metadata::METADATA;
 use ecs_torrent_protocol::peer_id::PeerId;
 use ecs_torrent_protocol::pex::{PEX, PexFlags, PexMessage, PexPeer};
 use ecs_torrent_protocol::time::Timestamp;
@@ -56,10 +58,18 @@ pub enum Hostility {
     NamesGarbage,
     /// Takes the peer id of its first victim, and sends wrong blocks to the other victims under that id.
     StealsId,
+    /// Has no pieces, and sends wrong metadata.
+    WrongMetadata,
+    /// Has no pieces, and claims metadata of another size, which it sends.
+    WrongMetadataSize,
+    /// Has no pieces, offers the metadata, and refuses each request for it.
+    RejectsMetadata,
+    /// Has no pieces, offers the metadata, and answers no request for it.
+    WithholdsMetadata,
 }
 
 impl Hostility {
-    /// All kinds.
+    /// All kinds that harm peers with metadata.
     pub const ALL: [Self; 16] = [
         Self::BadData,
         Self::SomeBadData,
@@ -77,6 +87,14 @@ impl Hostility {
         Self::Sybil,
         Self::NamesGarbage,
         Self::StealsId,
+    ];
+
+    /// All kinds that harm peers that fetch the metadata.
+    pub const METADATA: [Self; 4] = [
+        Self::WrongMetadata,
+        Self::WrongMetadataSize,
+        Self::RejectsMetadata,
+        Self::WithholdsMetadata,
     ];
 }
 
@@ -147,9 +165,10 @@ struct Conversation {
     victim: Option<SocketAddr>,
     codec: PeerCodec,
     has_shaken_hands: bool,
-    /// Extension message ids at which the other side receives `lt_donthave` and `ut_pex`.
+    /// Extension message ids at which the other side receives `lt_donthave`, `ut_pex` and `ut_metadata`.
     dont_have: u8,
     pex: u8,
+    metadata: u8,
     /// A piece that the peer may request while choked.
     allowed_fast: Option<u32>,
     /// When the next block of a drip may be sent; the first one is sent at once.
@@ -334,6 +353,7 @@ impl HostilePeer {
             has_shaken_hands: false,
             dont_have: 0,
             pex: 0,
+            metadata: 0,
             allowed_fast: None,
             next_drip: Timestamp::ZERO,
         };
@@ -352,6 +372,7 @@ impl HostilePeer {
         match self.hostility {
             Hostility::Silent => {}
             Hostility::Sybil => Message::HaveNone.write(&mut bytes),
+            hostility if Hostility::METADATA.contains(&hostility) => Message::HaveNone.write(&mut bytes),
             // Peers that flood with messages do not advertise blocks: silence is the harm of another kind.
             hostility if hostility.is_load() => Message::HaveAll.write(&mut bytes),
             _ => {
@@ -365,7 +386,7 @@ impl HostilePeer {
 
     fn is_extended(&self) -> bool {
         use Hostility::{FlipFlops, NamesGarbage, TinyFrames};
-        matches!(self.hostility, FlipFlops | TinyFrames | NamesGarbage)
+        matches!(self.hostility, FlipFlops | TinyFrames | NamesGarbage) || Hostility::METADATA.contains(&self.hostility)
     }
 
     fn handle_event(&mut self, now: Timestamp, event: NetEvent) {
@@ -404,7 +425,7 @@ impl HostilePeer {
             return;
         };
         conversation.codec.push(chunk);
-        let mut requests = Vec::new();
+        let (mut requests, mut about_metadata) = (Vec::new(), Vec::new());
         let was_greeted = conversation.has_shaken_hands;
         let mut peer_id = None;
         if !was_greeted {
@@ -428,7 +449,12 @@ impl HostilePeer {
                     let handshake = ExtensionHandshake::read(&payload).unwrap_or_default();
                     let id_of = |name: &str| handshake.extensions.get(name).copied().unwrap_or(0);
                     (conversation.dont_have, conversation.pex) = (id_of(DONT_HAVE), id_of(PEX));
+                    conversation.metadata = id_of(METADATA);
                 }
+                Frame::Message(Message::Extended {
+                    id: metadata::OUR_ID,
+                    payload,
+                }) => about_metadata.push(payload),
                 _ => {}
             }
         }
@@ -438,6 +464,22 @@ impl HostilePeer {
         }
         for request in requests {
             self.answer(now, stream, request);
+        }
+        for payload in about_metadata {
+            self.answer_about_metadata(stream, &payload);
+        }
+    }
+
+    fn answer_about_metadata(&mut self, stream: StreamId, payload: &Bytes) {
+        let noise = self.noise();
+        let id = self
+            .streams
+            .get(&stream)
+            .map_or(0, |conversation| conversation.metadata);
+        if let Some(payload) = metadata::answer(self.hostility, &self.content, payload, noise)
+            && id > 0
+        {
+            self.say(stream, &[Message::Extended { id, payload }]);
         }
     }
 
@@ -471,6 +513,11 @@ impl HostilePeer {
                 self.plan(now, Due::Send(stream, noise.freeze()));
             }
             Hostility::Silent => {}
+            hostility if Hostility::METADATA.contains(&hostility) => {
+                let payload = metadata::offer(hostility, &self.content).write().into();
+                let id = HANDSHAKE_ID;
+                self.say(stream, &[Message::Extended { id, payload }]);
+            }
             _ => self.say(stream, &[Message::Interested]),
         }
     }
@@ -485,6 +532,10 @@ impl HostilePeer {
             | Hostility::Repeats
             | Hostility::Silent
             | Hostility::NamesGarbage
+            | Hostility::WrongMetadata
+            | Hostility::WrongMetadataSize
+            | Hostility::RejectsMetadata
+            | Hostility::WithholdsMetadata
             | Hostility::Sybil => {}
             Hostility::BadData | Hostility::StealsId => self.send_block(now, stream, request, true),
             Hostility::SomeBadData => {

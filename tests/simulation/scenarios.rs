@@ -50,6 +50,7 @@ pub const ALL: &[(&str, Make)] = &[
     ("a private torrent beside public ones", finding::private_beside_public),
     ("a swarm whose tracker is gone for good", finding::after_the_tracker),
     ("a flash crowd with magnet links", finding::flash_crowd_with_links),
+    ("hostile peers with metadata", finding::hostile_metadata),
 ];
 
 /// Number of bytes in a MiB.

@@ -5,6 +5,8 @@ use ecs_torrent::components::candidates::CandidatesFound;
 use ecs_torrent::components::commands::{CommandQueue, Reply, SupplyMetadata};
 use ecs_torrent::engine::ports::HttpPort;
 use ecs_torrent::engine::ports::http::{HttpGet, HttpRequest};
+use ecs_torrent::protocol::dht::krpc::PutItem;
+use ecs_torrent::protocol::magnet::MutableLink;
 
 use super::*;
 
@@ -63,6 +65,25 @@ fn announces_of_private_torrents_to_other_trackers_are_found_out() {
         let outcome = leak.run();
         assert!(finds_text(&outcome, Invariant::Private, &[text]), "{text}: {outcome}");
     }
+}
+
+/// A publisher puts an item that names a private torrent (BEP 46). Its target is no info-hash.
+#[test]
+fn items_that_name_private_torrents_are_found_out() {
+    let put = |hash: &InfoHash| {
+        query(Method::Put {
+            token: b"token",
+            item: PutItem {
+                value: &MutableLink::value_of(*hash),
+                signed: None,
+                salt: b"",
+                cas: None,
+            },
+        })
+    };
+    let outcome = private("publishes an item").plugins(Names(put)).run();
+    let text = ["put to 10.0.0.99:6881 names"];
+    assert!(finds_text(&outcome, Invariant::Private, &text), "{outcome}");
 }
 
 /// A source of peers that the missing fence lets in.

@@ -2,7 +2,7 @@
 
 use ecs_torrent::components::settings::Settings;
 use ecs_torrent::engine::sim::{NewContent, Path, TrackerMode};
-use ecs_torrent::sim::hostile::NodeHostility;
+use ecs_torrent::sim::hostile::{Hostility, NodeHostility};
 use ecs_torrent::sim::{Act, Link, Scenario, Who};
 
 use super::{Dice, LINK, MIB, seconds};
@@ -94,6 +94,29 @@ pub fn after_the_tracker(dice: &mut Dice) -> Scenario {
         .within(8.0, seconds(90));
     for number in 0..seeds {
         scenario = scenario.at(dice.millis(300, 600), Act::LinkIs(Who::Seed(number), slow));
+    }
+    scenario
+}
+
+/// The metadata has several pieces. Most peers that offer it send wrong bytes, lie about its size, refuse to send it, or
+/// never answer.
+pub fn hostile_metadata(dice: &mut Dice) -> Scenario {
+    let count = dice.within(2, 6);
+    let torrent = NewContent {
+        len: dice.within(420 << 10, 560 << 10),
+        piece_length: 512,
+        ..NewContent::default()
+    };
+    let mut scenario = Scenario::new("hostile peers with metadata")
+        .torrent(torrent)
+        .seeds(1, LINK)
+        .leeches(count, LINK)
+        .path(Path::new(dice.millis(1, 100)).with_jitter(dice.millis(0, 10)))
+        .introduced_by(Who::Seed(0))
+        .by_magnet_links()
+        .within(3.0, seconds(120));
+    for _ in 0..dice.within(2, 6) {
+        scenario = scenario.hostiles(1, dice.one(&Hostility::METADATA), LINK);
     }
     scenario
 }
