@@ -539,7 +539,8 @@ pub struct DhtSettings {
     pub alpha: usize,
     /// New queries of a search per answer. More make searches faster and cost more. Default 3.
     pub beta: usize,
-    /// Maximum number of searches at a time; more wait their turn, those of downloads first. Default 32.
+    /// Maximum number of searches at a time; more wait their turn, those of downloads first. A quarter is left to users
+    /// and followed links. Default 32.
     pub max_searches: usize,
     /// Time between two announces of a torrent; the first ones of a download without peers come sooner. Other nodes
     /// forget a peer after 30 to 45 minutes. Default 20 min.
@@ -551,8 +552,8 @@ pub struct DhtSettings {
     /// 96 KiB.
     pub answer_bytes_per_s: u32,
     /// How many times larger than its query the answer to a host may be that has not proved that it receives datagrams at
-    /// its address: an attacker who forges addresses makes the node send no more than this to a victim. Default 4; a list of
-    /// eight nodes is three times as large as the query for it.
+    /// its address: an attacker who forges addresses makes the node send no more than this to a victim. Default 2: such a
+    /// host learns of three nodes. At 1 it learns of one, and nodes that all have this setting hardly find each other.
     pub max_amplification: usize,
     /// Maximum rate of answers to such hosts that are larger, because they contain an item or the filters of a scrape, in
     /// bytes per second for all such hosts together; three seconds' worth may be sent at once. Default 9 KiB; at 0, such
@@ -560,9 +561,14 @@ pub struct DhtSettings {
     pub large_answer_bytes_per_s: u32,
     /// Maximum number of queries of one host that are answered per second; ten times as many at once. Default 5.
     pub host_queries_per_s: u32,
-    /// Maximum number of torrents whose peers are stored for other nodes. Default 2000.
+    /// Maximum number of queries that are sent to one host per second; two and a half times as many at once, four at
+    /// least. Searches that need more ask other nodes or wait, those of downloads without peers the shortest. Hosts ignore
+    /// others that ask too often: libtorrent above 50 queries in ten seconds. Default 4.
+    pub queries_to_host_per_s: u32,
+    /// Maximum number of torrents whose peers are stored for other nodes, in each of the networks of IPv4 and IPv6.
+    /// Default 2000.
     pub max_stored_torrents: usize,
-    /// Maximum number of peers that are stored for other nodes. Default 10 000.
+    /// Maximum number of peers that are stored for other nodes, in each of the networks of IPv4 and IPv6. Default 10 000.
     pub max_stored_peers: usize,
     /// Maximum number of items that are stored for other nodes (BEP 44), of up to 1000 bytes each. Default 1000.
     pub max_stored_items: usize,
@@ -589,9 +595,10 @@ impl Default for DhtSettings {
             announce_interval_s: 20 * 60,
             query_bytes_per_s: 48 << 10,
             answer_bytes_per_s: 96 << 10,
-            max_amplification: 4,
+            max_amplification: 2,
             large_answer_bytes_per_s: 9 << 10,
             host_queries_per_s: 5,
+            queries_to_host_per_s: 4,
             max_stored_torrents: 2000,
             max_stored_peers: 10_000,
             max_stored_items: 1000,

@@ -293,6 +293,7 @@ fn node_settings(settings: &DhtSettings, [v4, v6]: [bool; 2]) -> NodeSettings {
         max_items: settings.max_stored_items,
         host_queries_per_s: settings.host_queries_per_s,
         host_burst: settings.host_queries_per_s.saturating_mul(10),
+        queries_to_host_per_s: settings.queries_to_host_per_s,
         answer_bytes_per_s: settings.answer_bytes_per_s,
         max_amplification: settings.max_amplification,
         large_answer_bytes_per_s: settings.large_answer_bytes_per_s,

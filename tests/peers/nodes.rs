@@ -22,7 +22,7 @@ pub struct Nodes {
 }
 
 impl Nodes {
-    /// Starts nodes that know the first of them.
+    /// Starts nodes that know the first of them, and whose answers to strangers are no longer than the questions.
     pub fn start(lab: &Lab, count: u8) -> Self {
         let addresses: Vec<SocketAddr> = (0..count).map(|_| SocketAddr::new(lab.address(), 6881)).collect();
         let is_over = Arc::new(AtomicBool::new(false));
@@ -50,7 +50,11 @@ fn run(socket: &UdpSocket, number: u8, first: SocketAddr, is_over: &AtomicBool) 
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let begun = Instant::now();
     let now = || Timestamp::ZERO + begun.elapsed();
-    let mut node = Node::new(NodeSettings::default(), [number; 32], now());
+    let settings = NodeSettings {
+        max_amplification: 1,
+        ..NodeSettings::default()
+    };
+    let mut node = Node::new(settings, [number; 32], now());
     if number > 0 {
         node.add_host(first, now());
     }

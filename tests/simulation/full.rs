@@ -39,20 +39,16 @@ fn full_size_scenarios_hold() {
     sweep::expect_good(&runs);
 }
 
-/// Ticks batch more: events of 20 ms are processed together.
-fn settings() -> Settings {
-    Settings {
+/// A torrent of `mib` MiB, with ticks that batch more: events of 20 ms are processed together.
+fn large(name: &str, mib: usize) -> Scenario {
+    let settings = Settings {
         tick: TickSettings {
             min_interval_us: 20_000,
             ..TickSettings::default()
         },
         ..Settings::default()
-    }
-}
-
-/// A torrent of `mib` MiB.
-fn large(name: &str, mib: usize) -> Scenario {
-    Scenario::new(name).settings(settings()).torrent(NewContent {
+    };
+    Scenario::new(name).settings(settings).torrent(NewContent {
         len: mib * MIB,
         piece_length: 256 << 10,
         ..NewContent::default()
@@ -74,11 +70,8 @@ fn flash_crowd(_: &mut Dice) -> Scenario {
 
 /// Idle torrents cost nothing while another torrent is transferred.
 fn idle_torrents(_: &mut Dice) -> Scenario {
-    let mut settings = settings();
-    // The torrents search among six DHT nodes, not among thousands.
-    settings.dht.host_queries_per_s = 100;
-    let swarm = swarm("ten thousand idle torrents", 5).settings(settings);
-    swarm.idle_torrents(10_000).within(6.0, seconds(120))
+    let swarm = swarm("ten thousand idle torrents", 5).idle_torrents(10_000);
+    swarm.within(6.0, seconds(120))
 }
 
 /// Two hostile peers of each kind among fifty peers: three tenths of the peers are hostile. A failed piece is assigned

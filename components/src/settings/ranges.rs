@@ -277,10 +277,10 @@ setting_ranges!(DhtSettings, "dht" {
     announce_interval_s: 300..=DAY_S,
     query_bytes_per_s: KIB..=GIB,
     answer_bytes_per_s: KIB..=GIB,
-    // An answer without content may be larger than its query.
-    max_amplification: 2..=16,
+    max_amplification: 1..=16,
     large_answer_bytes_per_s: 0..=GIB,
     host_queries_per_s: 1..=MANY,
+    queries_to_host_per_s: 1..=MANY,
     max_stored_torrents: 1..=MANY,
     max_stored_peers: 1..=MANY,
     max_stored_items: 1..=MANY,

@@ -33,6 +33,8 @@ struct Network {
     has_peers: bool,
     /// Bytes sent in each second.
     bytes: BTreeMap<u64, usize>,
+    /// Queries to each node in each second.
+    queries: BTreeMap<(SocketAddr, u64), usize>,
     /// The number of times that the node was ready.
     ready: usize,
     /// Torrents whose searches were published, with the numbers of peers and nodes.
@@ -50,7 +52,12 @@ fn hash(number: u32) -> InfoHash {
 }
 
 impl Network {
+    /// Creates a network that takes all queries, as one of thousands of nodes would.
     fn new(query_bytes_per_s: u32) -> Self {
+        Self::with_limits(query_bytes_per_s, 100_000)
+    }
+
+    fn with_limits(query_bytes_per_s: u32, queries_to_host_per_s: u32) -> Self {
         let mut bed = Bed::new(DhtPlugin);
         let world = &mut bed.world;
         world.init_resource::<Messages<LifecycleChanged>>();
@@ -64,6 +71,7 @@ impl Network {
         world.insert_resource(LocalAddresses(vec![([0, 0, 0, 0], 6881).into()]));
         let mut settings = world.resource_mut::<Settings>();
         settings.dht.query_bytes_per_s = query_bytes_per_s;
+        settings.dht.queries_to_host_per_s = queries_to_host_per_s;
         settings.dht.bootstrap = (1..=NODES).map(|node| address(node).to_string()).collect();
         bed.open_port::<StateRequest, StateEvent>(Vec::new());
         bed.open_port::<NetRequest, NetEvent>(Vec::new());
@@ -80,6 +88,7 @@ impl Network {
             announced: Vec::new(),
             has_peers: false,
             bytes: BTreeMap::new(),
+            queries: BTreeMap::new(),
             ready: 0,
             published: Vec::new(),
         }
@@ -134,6 +143,7 @@ impl Network {
                     self.sent.push((*to, data.clone()));
                     let second = self.now.since(NOW).as_secs();
                     *self.bytes.entry(second).or_default() += data.len();
+                    *self.queries.entry((*to, second)).or_default() += 1;
                 }
             }
         }
@@ -211,6 +221,10 @@ fn a_hundred_thousand_torrents_stay_within_the_budget() {
     let others = after.iter().filter(|torrent| **torrent < hash(100_000)).count();
     assert!((30..150).contains(&others), "{others} of {}", after.len());
 
+    // The first three seconds have the burst.
+    for (second, sent) in network.bytes.range(10..) {
+        assert!(*sent < 2 * BUDGET as usize, "{sent} bytes in second {second}");
+    }
     for second in network.bytes.keys() {
         let sent: usize = network.bytes.range(*second..second + 10).map(|(_, bytes)| bytes).sum();
         // A burst of three seconds, and the announces of the searches in progress.
@@ -218,6 +232,32 @@ fn a_hundred_thousand_torrents_stay_within_the_budget() {
             sent < 13 * BUDGET as usize + 32 * 8 * 160,
             "{sent} bytes from second {second}"
         );
+    }
+}
+
+/// Few nodes are known. None gets more queries than a host takes, and torrents in need come first.
+#[test]
+fn torrents_in_need_come_first_where_hosts_are_the_limit() {
+    let mut network = Network::with_limits(48 << 10, 4);
+    network.add(0..500, &Lifecycle::Seeding);
+    network.run_for(minutes(1));
+    let before = network.announced.len();
+    assert!((80..=130).contains(&before), "{before} of 500 announces");
+    network.add(500..520, &Lifecycle::Downloading);
+    network.run_for(Duration::from_secs(30));
+    let after = network.announced[before..].iter().map(|(_, torrent)| *torrent);
+    let needy: BTreeSet<InfoHash> = after.filter(|torrent| *torrent >= hash(500)).collect();
+    assert_eq!(needy.len(), 20, "of {}", network.announced.len() - before);
+    for node in (1..=NODES).map(address) {
+        for second in 0..80 {
+            let sent: usize = network
+                .queries
+                .range((node, second)..(node, second + 10))
+                .map(|(_, count)| count)
+                .sum();
+            // One more for the search that fills the table before the limit counts.
+            assert!(sent <= 51, "{sent} queries to {node} from second {second}");
+        }
     }
 }
 
@@ -294,12 +334,12 @@ fn the_outcome_of_searches_is_published_when_it_changes() {
 #[test]
 fn news_about_many_torrents_are_bounded() {
     let mut network = Network::new(1 << 20);
-    network.add(0..2000, &Lifecycle::Seeding);
+    network.add(0..1500, &Lifecycle::Seeding);
     network.run_for(minutes(1));
-    assert_eq!(network.announced(0, 60).len(), 2000);
+    assert_eq!(network.announced(0, 60).len(), 1500);
     let count = network.published.len();
     assert!((512..512 + 5 * 61).contains(&count), "{count}");
     network.run_for(minutes(60));
     let torrents: BTreeSet<Entity> = network.published.iter().map(|(torrent, ..)| *torrent).collect();
-    assert_eq!((torrents.len(), network.published.len()), (2000, 2000), "each once");
+    assert_eq!((torrents.len(), network.published.len()), (1500, 1500), "each once");
 }

@@ -211,6 +211,9 @@ impl DhtParams<'_, '_> {
                 scrape: false,
             };
             if let Some(search) = node.search(data.id().into(), goal, None, now) {
+                if queue == Queue::Others {
+                    node.set_patient(search);
+                }
                 searched.search = Some(search);
                 searched.began = Some(now);
                 searched.lacks_peers = false;

@@ -126,13 +126,50 @@ pub fn cases() -> Vec<Case> {
             name: "we_find_transmission_by_the_dht",
             needs: &[Transmission],
             run: |lab| {
-                let share = Share::file(lab, &[]);
-                let (folder, ip) = (lab.folder("downloads"), lab.address());
                 let nodes = Nodes::start(lab, 12);
-                let (seed, known) = (lab.address(), &nodes.addresses);
-                let _seeder = transmission::Transmission::start_by_dht(lab, &share.torrent, &share.origin, seed, known);
-                let mut leecher = ours::Ours::download_by_dht(&link(&share), &folder, ip, known[0]);
-                share.assert_arrives(&mut leecher);
+                find_in(lab, &nodes, |Share { torrent, origin, .. }, ip| {
+                    transmission::Transmission::start_by_dht(lab, torrent, origin, ip, &nodes.addresses)
+                });
+            },
+        },
+        Case {
+            name: "we_find_libtorrent_in_a_network",
+            needs: &[Libtorrent],
+            run: |lab| {
+                let nodes = Nodes::start(lab, 12);
+                find_in(lab, &nodes, |share, ip| {
+                    libtorrent::Libtorrent::seed_by_dht(&share.torrent, &share.origin, ip, &nodes.addresses)
+                });
+            },
+        },
+        Case {
+            name: "libtorrent_finds_us_in_a_network",
+            needs: &[Libtorrent],
+            run: |lab| {
+                let nodes = Nodes::start(lab, 12);
+                serve_in(lab, &nodes, |link, folder| {
+                    libtorrent::Libtorrent::download_by_dht(link, folder, lab.address(), &nodes.addresses)
+                });
+            },
+        },
+        Case {
+            name: "we_find_aria2_in_a_network",
+            needs: &[Aria2],
+            run: |lab| {
+                let nodes = Nodes::start(lab, 12);
+                find_in(lab, &nodes, |share, ip| {
+                    aria2::Aria2::seed_by_dht(&share.torrent, &share.origin, ip, nodes.addresses[0])
+                });
+            },
+        },
+        Case {
+            name: "aria2_finds_us_in_a_network",
+            needs: &[Aria2],
+            run: |lab| {
+                let nodes = Nodes::start(lab, 12);
+                serve_in(lab, &nodes, |link, folder| {
+                    aria2::Aria2::download_by_dht(link, folder, lab.address(), nodes.addresses[0])
+                });
             },
         },
         Case {
@@ -161,6 +198,24 @@ fn local_share(lab: &Lab, name: &'static str) -> Share {
     let seed = name.bytes().map(u64::from).sum();
     write_file(&lab.folder("origin"), name, seed, 3 << 20);
     Share::of(lab, name, &[], MakeOptions::default())
+}
+
+/// Downloads from a client that seeds. Each of us enters a network of nodes, and knows the hash.
+fn find_in<P: Peer>(lab: &Lab, nodes: &Nodes, start: impl FnOnce(&Share, IpAddr) -> P) {
+    let share = Share::file(lab, &[]);
+    let _seeder = start(&share, lab.address());
+    let (folder, ip) = (lab.folder("downloads"), lab.address());
+    let mut leecher = ours::Ours::download_by_dht(&link(&share), &folder, ip, nodes.addresses[1]);
+    share.assert_arrives(&mut leecher);
+}
+
+/// Seeds to a client. Each of us enters a network of nodes, and knows the hash.
+fn serve_in<P: Peer>(lab: &Lab, nodes: &Nodes, start: impl FnOnce(&Path, &Path) -> P) {
+    let share = Share::file(lab, &[]);
+    let seeder = ours::Ours::seed_by_dht(&share.torrent, &share.origin, lab.address(), nodes.addresses[1]);
+    let mut leecher = start(&link(&share), &lab.folder("downloads"));
+    share.assert_arrives(&mut leecher);
+    seeder.stop();
 }
 
 /// Seeds to a client that knows the hash, and a node of the DHT at which we are announced.

@@ -7,9 +7,10 @@ use std::time::Duration;
 use crate::prefix::site;
 use crate::time::Timestamp;
 
-/// Default of how many times larger an answer to an unverified address may be than its question. A list of eight nodes is
-/// 3.2 times as large as the query for it. An attacker who forges the address of a victim gains no more than this.
-pub const MAX_AMPLIFICATION: usize = 4;
+/// Default of how many times larger an answer to an unverified address may be than its question: a list of three nodes. A
+/// list of eight is 3.2 times as large as the query for it, and an answer that is no larger has room for one node. An
+/// attacker who forges the address of a victim gains no more than this.
+pub const MAX_AMPLIFICATION: usize = 2;
 
 /// Returns the maximum size of the answer to a question of `question` bytes. `amplification` is the limit for an address
 /// that has not proved to receive datagrams; `None` for one that has.
@@ -91,6 +92,9 @@ impl Budget {
     }
 }
 
+/// Time between two sweeps of the counted hosts.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
 /// A limit on the queries of each host, or of each /64 of IPv6 addresses.
 #[derive(Debug, Clone)]
 pub struct AddressLimit {
@@ -119,20 +123,37 @@ impl AddressLimit {
     /// Hosts that have regained their whole allowance are forgotten. When the table is full of others, which takes a
     /// flood from as many addresses, further hosts are not served until some are forgotten.
     pub fn allow(&mut self, ip: IpAddr, now: Timestamp) -> bool {
+        self.allow_many(ip, 1, now)
+    }
+
+    /// Counts several queries like [`AddressLimit::allow`]: all of them or none.
+    pub fn allow_many(&mut self, ip: IpAddr, count: usize, now: Timestamp) -> bool {
         let host = site(ip);
         if let Some(budget) = self.hosts.get_mut(&host) {
-            return budget.take(1, now);
+            return budget.take(count, now);
         }
-        if self.hosts.len() >= self.max_hosts {
-            self.sweep(now);
-        }
-        if self.hosts.len() >= self.max_hosts {
+        if !self.make_room(now) {
             return false;
         }
         let mut budget = Budget::new(self.per_second, self.burst, now);
-        let is_allowed = budget.take(1, now);
+        let is_allowed = budget.take(count, now);
         self.hosts.insert(host, budget);
         is_allowed
+    }
+
+    /// The time at which `count` queries of `ip` will be within the limit.
+    pub fn ready_at(&mut self, ip: IpAddr, count: usize, now: Timestamp) -> Timestamp {
+        if let Some(budget) = self.hosts.get(&site(ip)) {
+            return budget.ready_at(count, now);
+        }
+        if self.make_room(now) { now } else { now + SWEEP_INTERVAL }
+    }
+
+    fn make_room(&mut self, now: Timestamp) -> bool {
+        if self.hosts.len() >= self.max_hosts {
+            self.sweep(now);
+        }
+        self.hosts.len() < self.max_hosts
     }
 
     /// The number of remembered hosts.
@@ -149,7 +170,7 @@ impl AddressLimit {
 
     /// Forgets the hosts whose allowance is whole, at most once a second: the sweep visits all.
     fn sweep(&mut self, now: Timestamp) {
-        if now.since(self.swept) >= Duration::from_secs(1) {
+        if now.since(self.swept) >= SWEEP_INTERVAL {
             self.swept = now;
             let burst = self.burst as usize;
             self.hosts.retain(|_, budget| !budget.has(burst, now));
@@ -189,6 +210,9 @@ mod tests {
         assert_eq!(allowed, 10);
         assert!(limit.allow(ip("9.9.9.8"), at(0)));
         assert!(limit.allow(ip("9.9.9.9"), at(200)));
+        assert!(!limit.allow_many(ip("9.9.9.9"), 3, at(600)) && limit.allow_many(ip("9.9.9.9"), 2, at(600)));
+        assert_eq!(limit.ready_at(ip("9.9.9.9"), 3, at(600)), at(1201));
+        assert_eq!(limit.ready_at(ip("9.9.9.7"), 3, at(600)), at(600));
         // All addresses of a /64 are one host.
         let flood = (0..100u16).filter(|&n| limit.allow(IpAddr::from([0x2a01, 1, 2, 3, 4, 5, 6, n]), at(0)));
         assert_eq!(flood.count(), 10);
@@ -202,6 +226,7 @@ mod tests {
         assert_eq!(flood.count(), 100);
         assert_eq!(limit.len(), 100);
         assert!(!limit.is_empty());
+        assert_eq!(limit.ready_at("9.9.9.9".parse().unwrap(), 1, at(0)), at(1000));
         assert!(limit.allow("9.9.9.9".parse().unwrap(), at(2000)));
         assert_eq!(limit.len(), 1);
     }

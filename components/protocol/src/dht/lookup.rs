@@ -124,7 +124,8 @@ impl Lookup {
     }
 
     /// Returns the address of the next node to ask, and the id that it is known by. Call it until it returns `None`.
-    pub fn next_query(&mut self) -> Option<(SocketAddr, Option<NodeId>)> {
+    /// `may_query` returns whether a node may be asked now; others are asked meanwhile.
+    pub fn next_query(&mut self, may_query: impl FnMut(SocketAddr) -> bool) -> Option<(SocketAddr, Option<NodeId>)> {
         let in_flight = self.count(State::Queried);
         if in_flight == 0 {
             self.allowance = self.allowance.max(self.parallelism.alpha);
@@ -133,7 +134,7 @@ impl Lookup {
         if self.allowance == 0 || in_flight >= max_in_flight || self.query_count >= MAX_QUERIES {
             return None;
         }
-        let next = self.next_fresh()?;
+        let next = self.next_fresh(may_query)?;
         self.allowance -= 1;
         self.query_count += 1;
         let candidate = &mut self.candidates[next];
@@ -266,12 +267,14 @@ impl Lookup {
         !self.enforces_ids || candidate.id.is_some_and(|id| id.fits(candidate.address.ip()))
     }
 
-    /// The closest fresh candidate, unless the closest nodes have all answered or been asked.
-    fn next_fresh(&self) -> Option<usize> {
+    /// The closest fresh candidate that may be asked, unless the closest nodes have all answered, been asked, or have to
+    /// wait.
+    fn next_fresh(&self, mut may_query: impl FnMut(SocketAddr) -> bool) -> Option<usize> {
         let mut busy = 0;
         for (index, candidate) in self.candidates.iter().enumerate() {
             match candidate.state {
-                State::Fresh => return Some(index),
+                State::Fresh if may_query(candidate.address) => return Some(index),
+                State::Fresh => busy += 1,
                 State::Queried | State::Answered if self.counts(candidate) => busy += 1,
                 _ => {}
             }

@@ -20,7 +20,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
-use self::answering::VerifiedHosts;
+use self::answering::{SpareBytes, VerifiedHosts};
 use self::external::ExternalVotes;
 use self::maintaining::Maintenance;
 pub use self::pending::SearchId;
@@ -60,7 +60,9 @@ pub struct NodeSettings {
     pub host_queries_per_s: u32,
     /// Queries that a host may send at once.
     pub host_burst: u32,
-    /// Maximum number of hosts whose queries are counted.
+    /// Queries per second that are sent to a host.
+    pub queries_to_host_per_s: u32,
+    /// Maximum number of hosts whose queries are counted, in each direction.
     pub max_hosts: usize,
     /// Bytes per second of all answers.
     pub answer_bytes_per_s: u32,
@@ -94,6 +96,7 @@ impl Default for NodeSettings {
             max_items: 1000,
             host_queries_per_s: 5,
             host_burst: 50,
+            queries_to_host_per_s: 4,
             max_hosts: 4096,
             answer_bytes_per_s: 100_000,
             max_amplification: MAX_AMPLIFICATION,
@@ -103,6 +106,14 @@ impl Default for NodeSettings {
             enforces_ids: true,
             id_variant: None,
         }
+    }
+}
+
+impl NodeSettings {
+    /// Queries that a host gets at once: in any ten seconds 50 at the default rate. libtorrent ignores a host that sends
+    /// more.
+    fn host_query_burst(&self) -> u32 {
+        (self.queries_to_host_per_s.saturating_mul(5) / 2).max(4)
     }
 }
 
@@ -230,7 +241,10 @@ pub struct Node {
     /// For answers to unverified addresses that are much larger than their questions.
     large_answers: Budget,
     queries: Budget,
+    /// The queries that each host gets.
+    queried_hosts: AddressLimit,
     verified: VerifiedHosts,
+    spare: SpareBytes,
     pending: Pending,
     searches: BTreeMap<SearchId, Search>,
     last_search: u64,
@@ -264,7 +278,13 @@ impl Node {
                 now,
             ),
             queries: Budget::new(settings.query_bytes_per_s, burst(settings.query_bytes_per_s), now),
+            queried_hosts: AddressLimit::new(
+                settings.queries_to_host_per_s,
+                settings.host_query_burst(),
+                settings.max_hosts,
+            ),
             verified: VerifiedHosts::default(),
+            spare: SpareBytes::default(),
             pending: Pending::default(),
             searches: BTreeMap::new(),
             last_search: 0,
@@ -399,7 +419,8 @@ impl Node {
         let transaction = self.pending.add(to, id, purpose, round_trips, now, &mut self.rng);
         let message = Message {
             transaction: &transaction.to_be_bytes(),
-            version: Some(VERSION),
+            // A ping of a host without proof counts against its questions.
+            version: (method != Method::Ping).then_some(VERSION),
             external: None,
             body: Body::Query(Query {
                 id: self.id(family),
@@ -413,6 +434,29 @@ impl Node {
         self.counters.queries_sent += 1;
         self.send(to, datagram);
         true
+    }
+
+    /// Pings a node, unless the limits on our queries forbid it.
+    fn send_ping(&mut self, to: SocketAddr, id: Option<NodeId>, now: Timestamp) {
+        if self.queries.has(1, now) && self.host_ready_at(to, 1, now) <= now {
+            self.count_host_queries(to, 1, now);
+            self.send_query(to, id, Method::Ping, None, Purpose::Ping, now);
+        }
+    }
+
+    /// The time at which `count` more queries may go to a host. Nodes at this machine's loopback addresses are those of
+    /// one user, and have no limit.
+    fn host_ready_at(&mut self, to: SocketAddr, count: usize, now: Timestamp) -> Timestamp {
+        match to.ip().is_loopback() {
+            true => now,
+            false => self.queried_hosts.ready_at(to.ip(), count, now),
+        }
+    }
+
+    fn count_host_queries(&mut self, to: SocketAddr, count: usize, now: Timestamp) {
+        if !to.ip().is_loopback() {
+            self.queried_hosts.allow_many(to.ip(), count, now);
+        }
     }
 
     fn send(&mut self, to: SocketAddr, datagram: Vec<u8>) {

@@ -26,7 +26,7 @@ fn lookup(nodes: impl IntoIterator<Item = u8>) -> Lookup {
 
 /// The nodes asked next, by number.
 fn ask(lookup: &mut Lookup) -> Vec<u8> {
-    let queries = std::iter::from_fn(|| lookup.next_query());
+    let queries = std::iter::from_fn(|| lookup.next_query(|_| true));
     queries
         .map(|(address, _)| match address.ip() {
             IpAddr::V4(v4) => v4.octets()[3],
@@ -134,7 +134,7 @@ fn a_party_is_asked_once() {
     let mut lookup = Lookup::new(TARGET, PARALLELISM, false);
     lookup.add(Some(NodeId([0xff; 20])), SocketAddr::from(([9, 0, 0, 1], 1)));
     let mut n = 0u32;
-    while let Some((address, known)) = lookup.next_query() {
+    while let Some((address, known)) = lookup.next_query(|_| true) {
         assert!(lookup.on_reply(address, known.unwrap(), None));
         let listed = (0..20).map(|_| {
             n += 1;
@@ -165,7 +165,7 @@ fn misfits_do_not_count_as_storage() {
         .map(|n| (NodeId::random_for(public(n).ip(), &mut rng), public(n)))
         .collect();
     fitting.iter().for_each(|(id, address)| lookup.add(Some(*id), *address));
-    while let Some((address, id)) = lookup.next_query() {
+    while let Some((address, id)) = lookup.next_query(|_| true) {
         lookup.on_reply(address, id.unwrap(), Some(b"token"));
     }
     assert!(lookup.is_finished());

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::{Event, Node, Purpose, VERSION};
+use super::{Event, Node, VERSION};
 use crate::compact::Family;
 use crate::dht::id::NodeId;
 use crate::dht::items::{Item, Proof};
@@ -18,7 +18,19 @@ use crate::prefix::site;
 use crate::time::Timestamp;
 
 /// Maximum size of a ping. It counts as a part of the answer to a host that has not proved its address.
-const PING_BYTES: usize = 67;
+const PING_BYTES: usize = 58;
+
+/// Size of a token in an answer.
+const TOKEN_BYTES: usize = 17;
+
+/// Maximum size of a list of nodes without its nodes.
+const LIST_BYTES: usize = 12;
+
+/// Maximum number of bytes that are kept for a ping of a host.
+const MAX_SPARE: usize = 1024;
+
+/// Time for which they are kept.
+const SPARE_TIME: Duration = Duration::from_secs(60);
 
 /// Number of hosts that are remembered as verified.
 const MAX_VERIFIED: usize = 512;
@@ -47,6 +59,27 @@ impl VerifiedHosts {
     fn contains(&self, ip: IpAddr, now: Timestamp) -> bool {
         let host = site(ip);
         self.0.iter().any(|(known, until)| *known == host && now < *until)
+    }
+}
+
+/// Bytes that the questions of hosts without proof allow and that their answers did not need. They allow a ping.
+#[derive(Debug, Clone, Default)]
+pub(super) struct SpareBytes(VecDeque<(IpAddr, usize, Timestamp)>);
+
+impl SpareBytes {
+    /// Takes the bytes of a host, and forgets those that are too old.
+    fn take(&mut self, ip: IpAddr, now: Timestamp) -> usize {
+        let host = site(ip);
+        self.0.retain(|(_, _, until)| now < *until);
+        let known = self.0.iter().position(|(known, ..)| *known == host);
+        known.and_then(|at| self.0.remove(at)).map_or(0, |(_, bytes, _)| bytes)
+    }
+
+    fn keep(&mut self, ip: IpAddr, bytes: usize, now: Timestamp) {
+        if self.0.len() == MAX_VERIFIED {
+            self.0.pop_front();
+        }
+        self.0.push_back((site(ip), bytes.min(MAX_SPARE), now + SPARE_TIME));
     }
 }
 
@@ -90,29 +123,47 @@ impl Node {
         let is_useful = !query.is_read_only && self.part_mut(family).table.record_query(query.id, from, now);
         self.tokens.rotate(now, &mut self.rng);
         let answer = match query.method {
-            Ok(method) => self.answer(query, &method, question, from, now),
+            Ok(method) => self.answer(query, &method, message.transaction, question, from, now),
             Err(refusal) => Err(refusal),
         };
-        let sent = self.send_answer(message.transaction, answer, question, from, now);
-        let is_small = || sent + PING_BYTES <= self.max_answer(question, from, now);
-        if is_useful && (self.is_verified(from, now) || is_small()) {
+        let max = self.max_answer(question, from, now);
+        // An answer to a ping leaves room for ours.
+        let max = match query.method {
+            Ok(Method::Ping) if is_useful && max >= PING_BYTES + shortest(message.transaction) => max - PING_BYTES,
+            _ => max,
+        };
+        let sent = self.send_answer(message.transaction, answer, max, from, now);
+        if is_useful && self.take_ping_bytes(question, sent, from, now) {
             self.ping_unknown(query.id, from, now);
         }
     }
 
+    /// Whether a host that has asked may be pinged too: it has proved its address, or its questions allow the bytes.
+    fn take_ping_bytes(&mut self, question: usize, sent: usize, from: SocketAddr, now: Timestamp) -> bool {
+        if self.is_verified(from, now) {
+            return true;
+        }
+        let allowed = question.saturating_mul(self.settings.max_amplification) + self.spare.take(from.ip(), now);
+        let left = allowed.saturating_sub(sent);
+        let may_ping = left >= PING_BYTES;
+        self.spare
+            .keep(from.ip(), if may_ping { left - PING_BYTES } else { left }, now);
+        may_ping
+    }
+
     /// Pings a node that has shown up, to find out whether it is alive.
     pub(super) fn ping_unknown(&mut self, id: NodeId, address: SocketAddr, now: Timestamp) {
-        if self.pending.ping_count() < MAX_PINGS && !self.pending.is_asking(address) && self.queries.has(1, now) {
-            self.send_query(address, Some(id), Method::Ping, None, Purpose::Ping, now);
+        if self.pending.ping_count() < MAX_PINGS && !self.pending.is_asking(address) {
+            self.send_ping(address, Some(id), now);
         }
     }
 
-    /// Sends an answer, unless it is larger than the question allows. Returns the number of bytes sent.
+    /// Sends an answer of at most `max` bytes, unless it is a large one. Returns the number of bytes sent.
     fn send_answer(
         &mut self,
         transaction: &[u8],
         answer: Result<Parts, Refusal>,
-        question: usize,
+        max: usize,
         from: SocketAddr,
         now: Timestamp,
     ) -> usize {
@@ -124,17 +175,26 @@ impl Node {
                 text: refusal.text.as_bytes(),
             },
         };
-        let message = Message {
+        let mut message = Message {
             transaction,
             version: Some(VERSION),
             external: Some(from),
             body,
         };
-        let datagram = message.write();
+        let mut datagram = message.write();
         let max = match &answer {
-            Ok(parts) if parts.is_large => max_answer(question, None),
-            _ => self.max_answer(question, from, now),
+            Ok(parts) if parts.is_large => max_answer(0, None),
+            _ => max,
         };
+        // The shortest answers do without what others have no need of.
+        if datagram.len() > max {
+            message.version = None;
+            datagram = message.write();
+        }
+        if datagram.len() > max {
+            message.external = None;
+            datagram = message.write();
+        }
         let len = datagram.len();
         if len > max {
             // Only with a transaction id near its maximum, or for a question that is no more than its method.
@@ -155,12 +215,13 @@ impl Node {
         &mut self,
         query: &Query<'_>,
         method: &Method<'_>,
+        transaction: &[u8],
         question: usize,
         from: SocketAddr,
         now: Timestamp,
     ) -> Result<Parts, Refusal> {
         let mut parts = Parts::default();
-        let space = self.max_answer(question, from, now).saturating_sub(overhead(from));
+        let space = space(self.max_answer(question, from, now), transaction, from);
         let want = query.want.unwrap_or(Want::only(Family::of(from.ip())));
         match *method {
             Method::Ping => {}
@@ -229,7 +290,7 @@ impl Node {
         let own_id = self.id(family);
         // BEP 33: no token where nothing more is stored, so that announces go to other nodes.
         if self.part(family).peers.has_place(info_hash, from.ip(), own_id) {
-            parts.token = Some(self.tokens.make(from.ip(), info_hash));
+            self.give_token(info_hash, &mut space, from, parts, now);
         }
         if scrape && let Some((seeds, peers)) = self.part(family).peers.filters(info_hash) {
             let needed = 2 * (BLOOM_BYTES + 12);
@@ -260,7 +321,7 @@ impl Node {
     ) {
         let own_id = self.id(Family::of(from.ip()));
         if self.items.has_place(target, from.ip(), own_id) {
-            parts.token = Some(self.tokens.make(from.ip(), target));
+            self.give_token(target, &mut space, from, parts, now);
         }
         if let Some(item) = self.items.get(target).cloned() {
             let is_known = item.proof.is_some() && newer_than.is_some_and(|seq| item.seq() <= seq);
@@ -274,6 +335,23 @@ impl Node {
             }
         }
         self.list_nodes(target, want, space, parts, now);
+    }
+
+    /// Gives a token. An answer without room for a node as well has one only if we are one of the nodes closest to the
+    /// key: from others, the host needs nodes.
+    fn give_token(&self, key: NodeId, space: &mut usize, from: SocketAddr, parts: &mut Parts, now: Timestamp) {
+        let family = Family::of(from.ip());
+        let has_room = *space >= TOKEN_BYTES + LIST_BYTES + contact_bytes(family);
+        if has_room || self.is_among_closest(key, family, now) {
+            parts.token = Some(self.tokens.make(from.ip(), key));
+            *space = space.saturating_sub(TOKEN_BYTES);
+        }
+    }
+
+    fn is_among_closest(&self, key: NodeId, family: Family, now: Timestamp) -> bool {
+        let own = self.id(family).distance(key);
+        let closest = self.part(family).table.closest(key, K, now);
+        closest.len() < K || closest.iter().any(|contact| contact.id.distance(key) > own)
     }
 
     /// Makes room for `needed` bytes in an answer, and returns whether there is any. An unverified host gets it while a
@@ -302,13 +380,13 @@ impl Node {
         let mut left = space;
         for family in families {
             let entry = contact_bytes(family);
-            let count = left.saturating_sub(14) / entry;
+            let count = left.saturating_sub(LIST_BYTES) / entry;
             let list = &mut parts.nodes[family as usize];
             for contact in self.part(family).table.closest(target, count.min(K), now) {
                 write_contact(contact.id, contact.address, list);
             }
             if !list.is_empty() {
-                left -= list.len() + 14;
+                left -= list.len() + LIST_BYTES;
             }
         }
         space - left
@@ -352,8 +430,23 @@ impl Parts {
     }
 }
 
-/// Bytes of an answer with a token and nothing else: the parts that every answer has, and a transaction id of usual
-/// length.
+/// Space for tokens, lists and values in an answer of at most `max` bytes. Where there is no room for a node otherwise,
+/// the answer does without our version and the host's address.
+fn space(max: usize, transaction: &[u8], from: SocketAddr) -> usize {
+    let usual = max.saturating_sub(overhead(from));
+    if usual >= LIST_BYTES + contact_bytes(Family::of(from.ip())) {
+        return usual;
+    }
+    max.saturating_sub(shortest(transaction))
+}
+
+/// Size of an answer without content, without our version, and without the host's address.
+fn shortest(transaction: &[u8]) -> usize {
+    let digits = if transaction.len() < 10 { 1 } else { 2 };
+    44 + digits + transaction.len()
+}
+
+/// Bytes of the parts that every answer has, with a transaction id of usual length.
 fn overhead(from: SocketAddr) -> usize {
-    100 + if from.is_ipv4() { 6 } else { 18 }
+    83 + if from.is_ipv4() { 6 } else { 18 }
 }

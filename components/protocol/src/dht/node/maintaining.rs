@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use super::SearchId;
 use super::searching::{Found, Goal};
-use super::{Event, FamilyNode, Node, Purpose};
+use super::{Event, FamilyNode, Node};
 use crate::compact::Family;
 use crate::dht::id::NodeId;
-use crate::dht::krpc::Method;
 use crate::dht::table::K;
 use crate::time::Timestamp;
 
@@ -122,8 +121,8 @@ impl Node {
         if part.table.contacts().count() < K {
             self.add_host(address, now);
         }
-        if !self.pending.is_asking(address) && self.queries.has(1, now) {
-            self.send_query(address, None, Method::Ping, None, Purpose::Ping, now);
+        if !self.pending.is_asking(address) {
+            self.send_ping(address, None, now);
         }
     }
 
@@ -207,14 +206,7 @@ impl Node {
             let Some(contact) = self.part_mut(family).table.next_ping(now) else {
                 return;
             };
-            self.send_query(
-                contact.address,
-                Some(contact.id),
-                Method::Ping,
-                None,
-                Purpose::Ping,
-                now,
-            );
+            self.send_ping(contact.address, Some(contact.id), now);
         }
     }
 

@@ -115,6 +115,8 @@ pub(super) struct Search {
     found: Found,
     started: Timestamp,
     resumes_at: Timestamp,
+    /// Whether other searches go first where queries have to wait.
+    is_patient: bool,
 }
 
 impl Search {
@@ -133,6 +135,11 @@ impl Search {
             matches!(self.goal, Goal::Get { .. }) && self.found.item.as_ref().is_some_and(|item| item.proof.is_none());
         let mut lookups = self.lookups.iter().zip(self.is_storing);
         is_found || self.storing == 0 && lookups.all(|(lookup, is_storing)| lookup.is_none() || is_storing)
+    }
+
+    /// Whether the nodes closest to the target get a second query, to store what the search is for.
+    fn stores(&self) -> bool {
+        matches!(self.goal, Goal::Put { .. } | Goal::Peers { announce: Some(_), .. })
     }
 
     fn method(&self) -> Method<'static> {
@@ -286,11 +293,19 @@ impl Node {
         }
     }
 
-    /// Whether a search could ask anyone: [`Node::search`] would begin it, the budget allows queries, and some node or
-    /// bootstrap host is known.
+    /// Whether a search could ask anyone: [`Node::search`] would begin it and leave room for others, the budget allows
+    /// queries, and some node or bootstrap host is known.
     pub fn has_room(&self, now: Timestamp) -> bool {
         let has_contacts = self.families.iter().any(|part| part.is_enabled && part.has_contacts());
-        has_contacts && self.searches.len() < self.settings.max_searches && self.queries.has(QUERY_BYTES, now)
+        let max = self.settings.max_searches;
+        has_contacts && self.searches.len() < max - max / 4 && self.queries.has(QUERY_BYTES, now)
+    }
+
+    /// Lets other searches go first where queries to a host have to wait for each other.
+    pub fn set_patient(&mut self, search: SearchId) {
+        if let Some(search) = self.searches.get_mut(&search) {
+            search.is_patient = true;
+        }
     }
 
     /// Gives a search up. No more events of it follow.
@@ -335,6 +350,7 @@ impl Node {
             started: now,
             // The first step is that of the next `advance`.
             resumes_at: now,
+            is_patient: false,
         };
         self.searches.insert(id, search);
         id
@@ -361,8 +377,9 @@ impl Node {
     /// Continues the searches that waited for their turn.
     pub(super) fn continue_searches(&mut self, now: Timestamp) {
         let waiting = self.searches.iter().filter(|(_, search)| search.resumes_at <= now);
-        let waiting: Vec<SearchId> = waiting.map(|(id, _)| *id).collect();
-        waiting.into_iter().for_each(|id| self.step(id, now));
+        let mut waiting: Vec<(bool, SearchId)> = waiting.map(|(id, search)| (search.is_patient, *id)).collect();
+        waiting.sort_unstable();
+        waiting.into_iter().for_each(|(_, id)| self.step(id, now));
     }
 
     /// Sends the queries of a search that may be sent now, and ends it if nothing is left to do.
@@ -391,22 +408,37 @@ impl Node {
     fn send_steps(&mut self, id: SearchId, search: &mut Search, family: Family, now: Timestamp) {
         let method = search.method();
         let want = search.wants_both.then_some(Want::BOTH);
-        let resumes_at = &mut search.resumes_at;
+        // A query to store follows to many nodes that answer.
+        let cost = if search.stores() { 2 } else { 1 };
+        let kept = if search.is_patient {
+            self.settings.host_query_burst() as usize / 2
+        } else {
+            0
+        };
         let Some(lookup) = search.lookups[family as usize].as_mut() else {
             return;
         };
-        while let Some((address, known)) = lookup.next_query() {
+        let mut free_at = Timestamp::NEVER;
+        while let Some((address, known)) = lookup.next_query(|to| {
+            let ready_at = self.host_ready_at(to, cost + kept, now);
+            if ready_at > now {
+                free_at = free_at.min(ready_at);
+            }
+            ready_at <= now
+        }) {
             if !self.queries.has(QUERY_BYTES, now) {
                 lookup.unsend(address);
-                *resumes_at = self.queries.ready_at(QUERY_BYTES, now);
-                return;
+                free_at = self.queries.ready_at(QUERY_BYTES, now);
+                break;
             }
             if !self.send_query(address, known, method, want, Purpose::Step(id), now) {
                 lookup.unsend(address);
-                *resumes_at = now + PENDING_FULL_PAUSE;
-                return;
+                free_at = now + PENDING_FULL_PAUSE;
+                break;
             }
+            self.count_host_queries(address, cost, now);
         }
+        search.resumes_at = search.resumes_at.min(free_at);
     }
 
     fn send_stores(&mut self, id: SearchId, search: &mut Search, family: Family, now: Timestamp) {

@@ -47,6 +47,7 @@ struct Network {
     sent: u64,
     loss_percent: u32,
     rng: ChaCha8Rng,
+    settings: NodeSettings,
 }
 
 /// The address of host `n`, in a /20 of its own.
@@ -77,6 +78,7 @@ impl Network {
             sent: 0,
             loss_percent: 1,
             rng: ChaCha8Rng::seed_from_u64(seed),
+            settings: NodeSettings::default(),
         };
         for n in 0..count {
             let host = if is_hostile && n % 20 == 10 {
@@ -84,7 +86,7 @@ impl Network {
             } else {
                 let mut seed = [0; 32];
                 network.rng.fill_bytes(&mut seed);
-                let mut node = Node::new(NodeSettings::default(), seed, network.now);
+                let mut node = Node::new(network.settings.clone(), seed, network.now);
                 for _ in 0..2.min(n) {
                     let known = network.honest();
                     node.add_host(address(known), network.now);
@@ -227,7 +229,7 @@ impl Network {
         let host = host.unwrap_or_else(|| {
             let mut seed = [0; 32];
             self.rng.fill_bytes(&mut seed);
-            let mut node = Node::new(NodeSettings::default(), seed, now);
+            let mut node = Node::new(self.settings.clone(), seed, now);
             (0..2).for_each(|_| node.add_host(address(self.honest()), now));
             Host::Honest(Box::new(node))
         });
