@@ -12,6 +12,8 @@ mod create;
 #[cfg(feature = "daemon")]
 mod daemon;
 mod demo;
+#[cfg(feature = "daemon")]
+mod doctor;
 mod fetch;
 #[cfg(feature = "daemon")]
 mod labels;
@@ -143,6 +145,9 @@ enum Command {
     /// Check a configuration file, or print the default one.
     #[cfg(feature = "daemon")]
     Config(config::ConfigArgs),
+    /// Check folders, ports, limits and the daemon, and say what to do.
+    #[cfg(feature = "daemon")]
+    Doctor(doctor::DoctorArgs),
     /// Print a shell completion script.
     #[command(after_help = "Example:\n  ecs-torrent completions bash > /etc/bash_completion.d/ecs-torrent")]
     Completions {
@@ -306,6 +311,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Shutdown(args) => block_on(client::shutdown(args)),
         #[cfg(feature = "daemon")]
         Command::Config(args) => block_on(config::run(args)),
+        #[cfg(feature = "daemon")]
+        Command::Doctor(args) => block_on(doctor::run(args)),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "ecs-torrent", &mut script);

@@ -2,7 +2,7 @@
 //! `queue`, `pause`, `start`, `recheck`, `stop`, `resume`, `remove`, `shutdown`.
 
 pub(super) mod blocking;
-mod connection;
+pub(super) mod connection;
 pub(super) mod dht;
 pub(super) mod labels;
 pub(super) mod limits;
@@ -37,13 +37,13 @@ use super::{CliError, Outcome, choice};
 
 /// Where the daemon is.
 #[derive(Debug, Args)]
-struct DaemonAddress {
+pub(super) struct DaemonAddress {
     /// Address of the daemon's API. By default the commands find the daemon through its state folder.
     #[arg(long, value_name = "IP:PORT", value_parser = addresses::address)]
-    api: Option<SocketAddr>,
+    pub(super) api: Option<SocketAddr>,
     /// The daemon's state folder, which contains the API token.
     #[arg(long, value_name = "DIR", default_value = ".ecs_torrent")]
-    state_dir: PathBuf,
+    pub(super) state_dir: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -50,7 +50,7 @@ pub(super) struct DaemonArgs {
 }
 
 impl DaemonArgs {
-    fn config(self) -> Result<Config, ConfigError> {
+    pub(super) fn config(self) -> Result<Config, ConfigError> {
         let file = self.config.as_deref().map(ConfigFile::read).transpose()?;
         let mut config = file.as_ref().map_or_else(|| Ok(Config::default()), ConfigFile::parse)?;
         self.listen.apply(&mut config.net, &mut config.dht, &mut config.lsd);

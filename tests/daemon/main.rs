@@ -24,6 +24,7 @@ mod configuration;
 mod content;
 mod damage;
 mod dht;
+mod doctor;
 mod dual_stack;
 mod ending;
 mod extremes;

@@ -32,7 +32,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 const MAX_PROOF: usize = 4 << 10;
 
 /// The daemon that owns a state folder.
-pub(super) struct Daemon {
+pub(in crate::cli) struct Daemon {
     /// The API's address, if the user named one.
     api: Option<SocketAddr>,
     token: Token,
@@ -50,7 +50,7 @@ struct Connection {
 
 impl Daemon {
     /// Finds the daemon by the files that it leaves in its state folder.
-    pub(super) fn find(place: &DaemonAddress) -> Result<Self, CliError> {
+    pub(in crate::cli) fn find(place: &DaemonAddress) -> Result<Self, CliError> {
         let (state_dir, api) = (place.state_dir.clone(), place.api);
         let token = Token::read(&state_dir).map_err(|error| {
             if error.is_missing() && api.is_none() {
@@ -62,7 +62,7 @@ impl Daemon {
         Ok(Self { api, token, state_dir })
     }
 
-    pub(super) async fn get(&self, path: &str) -> Result<Value, CliError> {
+    pub(in crate::cli) async fn get(&self, path: &str) -> Result<Value, CliError> {
         self.ask(Method::GET, path, Bytes::new()).await
     }
 
