@@ -2,10 +2,11 @@
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bevy_ecs::world::World;
-use ecs_torrent_components::commands::{AddOptions, RemoveOptions, Removed, Reply};
+use ecs_torrent_components::commands::{AddOptions, MovedFiles, RemoveOptions, Removed, Reply};
 use ecs_torrent_components::labels::LabelsPatch;
 use ecs_torrent_components::queue::QueueChange;
 use ecs_torrent_components::rate_limit::LimitsPatch;
@@ -174,6 +175,14 @@ impl BlockingTorrents {
     /// As [`Torrents::start`].
     pub fn start(&self, id: impl Into<TorrentId>) -> Result<(), Error> {
         block_on(self.0.start(id))
+    }
+
+    /// Blocking form of [`Torrents::move_files`].
+    ///
+    /// # Errors
+    /// As [`Torrents::move_files`].
+    pub fn move_files(&self, id: impl Into<TorrentId>, root: impl Into<PathBuf>) -> Result<MovedFiles, Error> {
+        block_on(self.0.move_files(id, root))
     }
 
     /// Blocking form of [`Torrents::recheck`].

@@ -127,6 +127,9 @@ enum Command {
     /// Check all data of a torrent of the daemon again.
     #[cfg(feature = "daemon")]
     Recheck(client::rechecking::RecheckArgs),
+    /// Move the files of a torrent of the daemon to another folder.
+    #[cfg(feature = "daemon")]
+    Move(client::moving::MoveArgs),
     /// Stop a torrent of the daemon, or all, gracefully.
     #[cfg(feature = "daemon")]
     Stop(client::StopArgs),
@@ -301,6 +304,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Start(args) => block_on(client::start(args)),
         #[cfg(feature = "daemon")]
         Command::Recheck(args) => block_on(client::rechecking::run(args)),
+        #[cfg(feature = "daemon")]
+        Command::Move(args) => block_on(client::moving::run(args)),
         #[cfg(feature = "daemon")]
         Command::Stop(args) => block_on(client::stop(args)),
         #[cfg(feature = "daemon")]

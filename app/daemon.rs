@@ -22,6 +22,7 @@ mod listing;
 mod logins;
 mod metrics;
 mod mirror;
+mod moving;
 mod peers;
 mod queue;
 mod requests;

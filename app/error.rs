@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use ecs_torrent_components::commands::{
-    AddError, AnnounceError, EditTrackersError, ListStoppedError, PauseError, RecheckError, RemoveError, ResumeError,
-    ResumeTorrentError, ScrapeError, SetFilesError, SetLabelsError, SetLimitsError, SetQueueError, SetSeedingError,
-    StartTorrentError, StopError, TorrentNotFound,
+    AddError, AnnounceError, EditTrackersError, ListStoppedError, MoveError, PauseError, RecheckError, RemoveError,
+    ResumeError, ResumeTorrentError, ScrapeError, SetFilesError, SetLabelsError, SetLimitsError, SetQueueError,
+    SetSeedingError, StartTorrentError, StopError, TorrentNotFound,
 };
 use ecs_torrent_components::dht::DhtError;
 use ecs_torrent_components::links::FollowError;
@@ -91,6 +91,9 @@ pub enum Error {
     /// The data of a torrent is not checked again.
     #[error(transparent)]
     Recheck(RecheckError),
+    /// The files of a torrent are not moved.
+    #[error(transparent)]
+    Move(MoveError),
     /// The priorities of files are not changed.
     #[error(transparent)]
     SetFiles(SetFilesError),
@@ -143,6 +146,15 @@ impl From<RecheckError> for Error {
         match error {
             RecheckError::NotFound(error) => error.into(),
             error => Self::Recheck(error),
+        }
+    }
+}
+
+impl From<MoveError> for Error {
+    fn from(error: MoveError) -> Self {
+        match error {
+            MoveError::NotFound(error) => error.into(),
+            error => Self::Move(error),
         }
     }
 }

@@ -63,7 +63,9 @@ pub mod verifying;
 pub use bevy_app;
 pub use bevy_ecs;
 pub use ecs_torrent_components as components;
-pub use ecs_torrent_components::commands::{AddError, AddOptions, KeptFile, RemoveError, RemoveOptions, Removed};
+pub use ecs_torrent_components::commands::{
+    AddError, AddOptions, KeptFile, MoveError, MovedFiles, RemoveError, RemoveOptions, Removed,
+};
 pub use ecs_torrent_components::labels::{Labels, LabelsPatch};
 pub use ecs_torrent_components::lifecycle::{StopPhase, TorrentState};
 pub use ecs_torrent_components::queue::{QueueChange, QueueMove, QueueStats};

@@ -59,6 +59,8 @@ pub enum Field {
     Pieces,
     /// Pieces of the metadata that have arrived, `received`, of all `pieces`, while metadata is fetched.
     Metadata,
+    /// The progress of a move of the files.
+    Moving,
     /// The torrent's own limits on transfer rates, in bytes per second: `download_bytes_per_s` and `upload_bytes_per_s`.
     Limits,
     /// The torrent's own seeding limits: `ratio_percent`, `time_s` and `idle_s`, and the `action` when one is reached.
@@ -104,7 +106,7 @@ pub enum Field {
 
 impl Field {
     /// Every field.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 40] = [
         Self::Name,
         Self::Speed,
         Self::Downloaded,
@@ -124,6 +126,7 @@ impl Field {
         Self::Checked,
         Self::Pieces,
         Self::Metadata,
+        Self::Moving,
         Self::Limits,
         Self::Seeding,
         Self::LimitReached,
@@ -172,6 +175,7 @@ impl Field {
             Self::Checked => "checked",
             Self::Pieces => "pieces",
             Self::Metadata => "metadata",
+            Self::Moving => "moving",
             Self::Limits => "limits",
             Self::Seeding => "seeding",
             Self::LimitReached => "limit_reached",
@@ -218,6 +222,7 @@ impl Field {
             Self::Checked => map.serialize_entry(name, &stats.checked),
             Self::Pieces => map.serialize_entry(name, &stats.pieces),
             Self::Metadata => map.serialize_entry(name, &stats.metadata),
+            Self::Moving => map.serialize_entry(name, &stats.moving),
             Self::Limits => map.serialize_entry(name, &stats.limits),
             Self::Seeding => map.serialize_entry(name, &stats.seeding),
             Self::LimitReached => map.serialize_entry(name, &stats.limit_reached),

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant, SystemTime};
 use bevy_ecs::world::World;
 use ecs_torrent_components::commands::{
     AddOptions, AddPeers, AddTorrent, AnnounceTorrent, EditTrackers, GetFiles, GetStats, ListStopped, ListTorrents,
-    PauseAll, PauseOrStart, PauseTorrent, RecheckTorrent, RemoveError, RemoveOptions, RemoveTorrent, Removed, Reply,
-    ResumeAll, ResumeTorrent, ResumeTorrentError, ScrapeTorrent, SetFiles, SetLabels, SetLimits, SetQueue, SetSeeding,
-    StartAll, StartTorrent, StopAll, StopTorrent,
+    MoveTorrent, MovedFiles, PauseAll, PauseOrStart, PauseTorrent, RecheckTorrent, RemoveError, RemoveOptions,
+    RemoveTorrent, Removed, Reply, ResumeAll, ResumeTorrent, ResumeTorrentError, ScrapeTorrent, SetFiles, SetLabels,
+    SetLimits, SetQueue, SetSeeding, StartAll, StartTorrent, StopAll, StopTorrent,
 };
 use ecs_torrent_components::labels::LabelsPatch;
 use ecs_torrent_components::links::FollowLink;
@@ -429,6 +429,35 @@ impl Torrents {
         Ok(self
             .ask(|reply| PauseOrStart::from(RecheckTorrent { torrent, reply }))
             .await??)
+    }
+
+    /// Moves a torrent's files to another download folder, and returns when that is done. The torrent leaves its peers and
+    /// trackers as in a pause, and is [moving](crate::TorrentState::Moving) then; `moving` in its
+    /// [statistics](crate::TorrentStats) shows the progress. After that it continues as before.
+    ///
+    /// The files get second names if both folders are on one file system, and are copied, verified and synced otherwise. The
+    /// old files are deleted when the session names the new folder, durably: a kill at any moment leaves the whole data at
+    /// one of the two places, and the next run ends the move. Files that the torrent did not create are copied, and stay.
+    /// Nothing at the new place is overwritten. A pause or a stop interrupts the move until the torrent starts again; a
+    /// move to the folder where the files are then undoes it.
+    ///
+    /// ```
+    /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
+    /// # setup::run(async |torrents, folder| {
+    /// let id = torrents.download(folder.join("album.torrent")).await?;
+    /// let moved = torrents.move_files(id, folder.join("elsewhere")).await?;
+    /// assert_eq!(moved.root, folder.join("elsewhere"));
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::TorrentNotFound`]; [`Error::Move`] with the reason why the files stay where they are, or why the move is
+    /// interrupted.
+    pub async fn move_files(&self, id: impl Into<TorrentId>, root: impl Into<PathBuf>) -> Result<MovedFiles, Error> {
+        let (TorrentId(torrent), root) = (id.into(), root.into());
+        let command = |reply| PauseOrStart::from(MoveTorrent { torrent, root, reply });
+        Ok(self.ask(command).await??)
     }
 
     /// Pauses all torrents that are listed now, concurrently.

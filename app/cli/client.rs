@@ -1,11 +1,12 @@
 //! The commands that talk to a running daemon: `add`, `list`, `stats`, `files`, `peers`, `trackers`, `limit`, `label`,
-//! `queue`, `pause`, `start`, `recheck`, `stop`, `resume`, `remove`, `shutdown`.
+//! `queue`, `pause`, `start`, `recheck`, `move`, `stop`, `resume`, `remove`, `shutdown`.
 
 pub(super) mod blocking;
 pub(super) mod connection;
 pub(super) mod dht;
 pub(super) mod labels;
 pub(super) mod limits;
+pub(super) mod moving;
 pub(super) mod peers;
 pub(super) mod queue;
 pub(super) mod rechecking;
@@ -122,8 +123,8 @@ Examples:
 Fields:
   name, speed, downloaded, size, info_hash, state, error, progress, uploaded,
   ratio, eta, corrupt, wasted, completed, wanted, left, checked, pieces,
-  metadata, limits, seeding, limit_reached, labels, category, queue, private,
-  added_at, completed_at, active_at, seconds_active, seconds_seeding,
+  metadata, moving, limits, seeding, limit_reached, labels, category, queue,
+  private, added_at, completed_at, active_at, seconds_active, seconds_seeding,
   sequential, ends_first, root, peer_count, availability, peers, trackers,
   sources")]
 pub(super) struct StatsArgs {

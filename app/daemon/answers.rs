@@ -7,7 +7,7 @@ use axum::Json;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use ecs_torrent_components::commands::{
-    EditTrackersError, RecheckError, SetFilesError, SetLabelsError, SetLimitsError, SetSeedingError,
+    EditTrackersError, MoveError, RecheckError, SetFilesError, SetLabelsError, SetLimitsError, SetSeedingError,
 };
 use ecs_torrent_components::dht::DhtError;
 use ecs_torrent_components::links::FollowError;
@@ -15,8 +15,9 @@ use ecs_torrent_components::rate_limit::LimitError;
 use ecs_torrent_components::settings::{ChangeError, SettingError};
 use ecs_torrent_protocol::hash::sha1;
 use serde::Serialize;
+use serde_json::{Value, json};
 
-use crate::{AddError, Error, RemoveError};
+use crate::{AddError, Error, KeptFile, RemoveError};
 
 /// Kinds of refusals, for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -203,6 +204,13 @@ impl From<Error> for Refusal {
             }
             Error::Recheck(RecheckError::Running(_)) => Self::new(StatusCode::CONFLICT, text),
             Error::Recheck(RecheckError::NoMetadata(_)) => Self::conflict(ErrorCode::MetadataUnknown, text),
+            Error::Move(MoveError::Running(_) | MoveError::Interrupted(_)) => Self::new(StatusCode::CONFLICT, text),
+            Error::Move(MoveError::NoMetadata(_)) => Self::conflict(ErrorCode::MetadataUnknown, text),
+            Error::Move(MoveError::IntoItself { .. }) => Self::of("root", StatusCode::BAD_REQUEST, text),
+            Error::Move(MoveError::FilesTaken { .. } | MoveError::FileExists { .. }) => Self {
+                field: Some("root".into()),
+                ..Self::conflict(ErrorCode::FilesConflict, text)
+            },
             Error::SetFiles(SetFilesError::NoMetadata(_)) => Self::conflict(ErrorCode::MetadataUnknown, text),
             Error::SetFiles(SetFilesError::NoSuchFile { .. } | SetFilesError::TooMany(_)) => {
                 Self::of("body", StatusCode::BAD_REQUEST, text)
@@ -275,6 +283,12 @@ pub(super) fn tagged(request: &HeaderMap, body: Vec<u8>) -> Response {
 /// Returns a tag without the mark of a weak one.
 fn strong(tag: &str) -> &str {
     tag.strip_prefix("W/").unwrap_or(tag)
+}
+
+/// Returns the files that a deletion kept, with the reasons.
+pub(super) fn kept_files(kept: &[KeptFile]) -> Vec<Value> {
+    let file = |kept: &KeptFile| json!({"path": kept.path, "reason": *kept.reason});
+    kept.iter().map(file).collect()
 }
 
 /// Answers with a body of JSON.

@@ -299,6 +299,7 @@ pub(super) mod samples {
             checked: 0,
             pieces: None,
             metadata: None,
+            moving: None,
             labels: Vec::new(),
             category: None,
             limits: Default::default(),

@@ -11,10 +11,10 @@ use tower_http::compression::{CompressionLayer, CompressionLevel};
 use super::answers::{self, Refusal};
 use super::requests::{NamedTorrent, NoParameters, Query, parse_hash};
 use super::{
-    NONCE_DIGITS, Phase, Shared, adding, changing, dht, events, files, guard, limits, listing, metrics, peers, queue,
-    trackers,
+    NONCE_DIGITS, Phase, Shared, adding, changing, dht, events, files, guard, limits, listing, metrics, moving, peers,
+    queue, trackers,
 };
-use crate::{Field, KeptFile, RemoveOptions};
+use crate::{Field, RemoveOptions};
 
 /// The description of the API for programs (OpenAPI 3.1).
 const OPENAPI: &str = include_str!("openapi.json");
@@ -111,6 +111,12 @@ fn table() -> Vec<Route> {
         route("post", "/api/v1/torrents/{hash}/pause", Token, routing::post(pause)),
         route("post", "/api/v1/torrents/{hash}/start", Token, routing::post(start)),
         route("post", "/api/v1/torrents/{hash}/recheck", Token, routing::post(recheck)),
+        route(
+            "post",
+            "/api/v1/torrents/{hash}/move",
+            Token,
+            routing::post(moving::move_files),
+        ),
         route("post", "/api/v1/torrents/{hash}/stop", Token, routing::post(stop)),
         route("post", "/api/v1/torrents/{hash}/resume", Token, routing::post(resume)),
         route("get", "/api/v1/settings", Token, routing::get(changing::get)),
@@ -209,11 +215,10 @@ async fn remove(
     let hash = parse_hash(&hash)?;
     let delete_data = Query::parse(query, &["delete_data"])?.flag("delete_data")?;
     let removed = shared.torrents.remove(hash, RemoveOptions { delete_data }).await?;
-    let kept = |kept: &KeptFile| json!({"path": kept.path, "reason": *kept.reason});
     Ok(Json(json!({
         "deleted": removed.deleted,
         "deleted_count": removed.deleted_count,
-        "kept": removed.kept.iter().map(kept).collect::<Vec<_>>(),
+        "kept": answers::kept_files(&removed.kept),
         "kept_count": removed.kept_count,
     })))
 }

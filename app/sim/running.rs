@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ecs_torrent_components::commands::{
-    CommandQueue, PauseAll, PauseOrStart, RecheckTorrent, Reply, StartAll, StopAll, StopError,
+    CommandQueue, MoveTorrent, PauseAll, PauseOrStart, RecheckTorrent, Reply, StartAll, StopAll, StopError,
 };
 use ecs_torrent_engine::sim::{
     Content, Crash, DiskFault, DiskOperation, Lasting, NewContent, NodeId, SimTracker, Simulation,
@@ -264,6 +264,14 @@ impl<'s> Stage<'s> {
                 let (torrent, reply) = (self.content.info_hash(), Reply::ignored());
                 self.send(who, PauseOrStart::from(RecheckTorrent { torrent, reply }));
             }
+            Act::MovesFiles(who, number) => {
+                let root = match number {
+                    0 => FOLDER.into(),
+                    number => format!("{FOLDER}-{number}").into(),
+                };
+                let (torrent, reply) = (self.content.info_hash(), Reply::ignored());
+                self.send(who, PauseOrStart::from(MoveTorrent { torrent, root, reply }));
+            }
             Act::Sleeps(who, time) => {
                 let node = self.node(who);
                 self.sim.suspend(node, time);
@@ -294,7 +302,8 @@ impl<'s> Stage<'s> {
             Act::DiskHasRoom(who) => self.sim.disk(self.node(who)).set_capacity(None),
             Act::DiskFails(who, time) => {
                 let until = Lasting::Until(self.sim.now() + time);
-                for operation in [DiskOperation::Read, DiskOperation::Write, DiskOperation::Sync] {
+                use DiskOperation::{Move, Read, Sync, Write};
+                for operation in [Read, Write, Sync, Move] {
                     self.sim.disk(self.node(who)).fail(operation, DiskFault::Io, until);
                 }
             }

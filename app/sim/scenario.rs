@@ -86,6 +86,8 @@ pub enum Act {
     Unpauses(Who),
     /// The node checks all data of its torrent again.
     Rechecks(Who),
+    /// The node moves the files of its torrent to the folder of this number; 0 is the first one.
+    MovesFiles(Who, usize),
     /// The machine sleeps, including its clock, and wakes up after the given time.
     Sleeps(Who, Duration),
     /// The clock jumps forward.

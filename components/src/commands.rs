@@ -458,6 +458,14 @@ pub enum PauseOrStart {
     StartAll(StartAll),
     /// Checks the data of a torrent again.
     Recheck(RecheckTorrent),
+    /// Moves the files of a torrent.
+    Move(MoveTorrent),
+}
+
+impl From<MoveTorrent> for PauseOrStart {
+    fn from(command: MoveTorrent) -> Self {
+        Self::Move(command)
+    }
 }
 
 impl From<RecheckTorrent> for PauseOrStart {
@@ -573,6 +581,87 @@ pub enum RecheckError {
     NoMetadata(Arc<str>),
     /// The session could not be written. The torrent has left its peers and trackers, and stays listed, as failed.
     #[error("{name} is not checked: {0}", name = .0.name)]
+    Unsaved(Unsaved),
+}
+
+/// Moves a torrent's files to another download folder. The torrent leaves its peers and trackers as in a pause, and its
+/// files are closed meanwhile. On the same file system each file gets a second name; otherwise it is copied, verified and
+/// synced. Then the session names the new folder, and after that the files are deleted in the old one, except those that the
+/// torrent did not create. So a kill at any moment leaves the whole data at one of the two places, and the next run ends the
+/// move. A pause or a stop interrupts the move until the next start. A move to the folder in which the files are ends an
+/// unfinished move by undoing it. Sent as a [`PauseOrStart`].
+#[derive(Debug)]
+pub struct MoveTorrent {
+    /// The torrent.
+    pub torrent: InfoHash,
+    /// The new download folder.
+    pub root: PathBuf,
+    /// Answered when the move has ended, or is interrupted or undone.
+    pub reply: Reply<Result<MovedFiles, MoveError>>,
+}
+
+/// The result of a move.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MovedFiles {
+    /// The download folder.
+    pub root: PathBuf,
+    /// Files that were copied and kept at the old place too; at most [`MAX_REMOVED_NAMES`].
+    pub kept: Vec<KeptFile>,
+    /// Number of these files.
+    pub kept_count: usize,
+}
+
+/// Reasons why a torrent's files are not moved. They stay, whole, where they were.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MoveError {
+    /// The torrent does not exist, or it was removed meanwhile.
+    #[error(transparent)]
+    NotFound(#[from] TorrentNotFound),
+    /// The files are being moved already.
+    #[error("{0} is being moved already")]
+    Running(Arc<str>),
+    /// The metadata of the torrent is not known, and so there is nothing to move.
+    #[error("{0} has no files to move: its metadata is not known yet")]
+    NoMetadata(Arc<str>),
+    /// The new folder lies in the torrent's own folder.
+    #[error("{name} is not moved: {} is in its own folder", root.display())]
+    IntoItself {
+        /// The torrent's name.
+        name: Arc<str>,
+        /// The new folder.
+        root: PathBuf,
+    },
+    /// Another torrent uses a file of the same path in the new folder.
+    #[error("{name} is not moved: {other} uses {path} there")]
+    FilesTaken {
+        /// The torrent's name.
+        name: Arc<str>,
+        /// The name of the other torrent.
+        other: Arc<str>,
+        /// The file's path below the new folder.
+        path: Box<str>,
+    },
+    /// The new folder has a file of the same path that is not the torrent's. Nothing was moved.
+    #[error("{name} is not moved: {reason}")]
+    FileExists {
+        /// The torrent's name.
+        name: Arc<str>,
+        /// The file and the reason.
+        reason: Arc<str>,
+    },
+    /// The disk failed or is full. Whatever had been moved was moved back.
+    #[error("{name} is not moved: {reason}")]
+    Failed {
+        /// The torrent's name.
+        name: Arc<str>,
+        /// The file and the reason.
+        reason: Arc<str>,
+    },
+    /// The torrent was paused or stopped meanwhile, or the disk is not reachable. The move goes on when the torrent starts.
+    #[error("the move of {0} is interrupted; it continues when the torrent starts")]
+    Interrupted(Arc<str>),
+    /// The session could not be written. The torrent has left its peers and trackers, and stays listed, as failed.
+    #[error("{name} is not moved: {0}", name = .0.name)]
     Unsaved(Unsaved),
 }
 

@@ -4,7 +4,7 @@ use bevy_ecs::prelude::*;
 use bevy_ecs::query::QueryData;
 
 use crate::lifecycle::{
-    AwaitingSession, Blocked, Desired, Facts, Fault, Lifecycle, Readiness, Stopping, Waiting, derive,
+    AwaitingSession, Blocked, Desired, Facts, Fault, Lifecycle, Moving, Readiness, Stopping, Waiting, derive,
 };
 use crate::torrent::{Have, Layout};
 use crate::wanted::{WantedPieces, unneeded};
@@ -16,6 +16,7 @@ pub struct IntentAndFacts {
     readiness: &'static Readiness,
     fault: &'static Fault,
     blocked: &'static Blocked,
+    is_moving: Has<Moving>,
     is_waiting: Has<Waiting>,
     awaits_session: Has<AwaitingSession>,
     have: Option<&'static Have>,
@@ -35,6 +36,7 @@ impl IntentAndFactsItem<'_, '_> {
             readiness: *self.readiness,
             fault: self.fault.0.clone(),
             blocked: self.blocked.0.clone(),
+            is_moving: self.is_moving,
             is_waiting: self.is_waiting,
             awaits_session: self.awaits_session,
             holds_wanted: self.have.is_some_and(needs_none),

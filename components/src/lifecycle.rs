@@ -3,13 +3,14 @@
 //! | kind | components | written by |
 //! |---|---|---|
 //! | intent | [`Desired`] | commands of users |
-//! | facts | [`Layout`](crate::torrent::Layout), [`Readiness`], [`Fault`], [`Blocked`], [`Stopping`], [`Have`](crate::torrent::Have), [`Waiting`], [`AwaitingSession`] | one plugin each |
+//! | facts | [`Layout`](crate::torrent::Layout), [`Readiness`], [`Fault`], [`Blocked`], [`Stopping`], [`Have`](crate::torrent::Have), [`Waiting`], [`AwaitingSession`], [`Moving`] | one plugin each |
 //! | state | [`Lifecycle`] | one system, `derive_lifecycle` |
 //!
 //! A feature that writes an intent or a fact puts the torrent on [`ChangedFacts`]. The state is derived from them twice
 //! per tick, and each change of it is a [`LifecycleChanged`](crate::messages::LifecycleChanged).
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -80,6 +81,18 @@ pub struct Waiting;
 #[component(storage = "SparseSet")]
 pub struct AwaitingSession;
 
+/// Marks a torrent whose files are being moved to another place, with the progress.
+#[derive(Component, Debug, Clone, PartialEq, Eq)]
+#[component(storage = "SparseSet")]
+pub struct Moving {
+    /// The download folder to which the files go.
+    pub root: Arc<Path>,
+    /// Number of bytes at the new place.
+    pub moved: u64,
+    /// Number of bytes to move.
+    pub size: u64,
+}
+
 /// The phases of a stop, in their order. A pause has the same phases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum StopPhase {
@@ -128,6 +141,8 @@ pub enum Lifecycle {
     FetchingMetadata,
     /// The content of the torrent's files is being hashed.
     Checking,
+    /// The torrent's files are being moved to another place. They are closed meanwhile.
+    Moving,
     /// At least one wanted piece is missing.
     Downloading,
     /// All wanted pieces are held, and at least one piece that is not wanted is missing.
@@ -214,6 +229,7 @@ impl Lifecycle {
             Self::Adding => TorrentState::Adding,
             Self::FetchingMetadata => TorrentState::FetchingMetadata,
             Self::Checking => TorrentState::Checking,
+            Self::Moving => TorrentState::Moving,
             Self::Downloading => TorrentState::Downloading,
             Self::Finished => TorrentState::Finished,
             Self::Seeding => TorrentState::Seeding,
@@ -237,6 +253,8 @@ pub struct Facts {
     pub fault: Option<Failure>,
     /// The resource that the torrent waits for.
     pub blocked: Option<Arc<str>>,
+    /// The torrent's files are being moved.
+    pub is_moving: bool,
     /// The torrent waits for its turn.
     pub is_waiting: bool,
     /// The torrent is from an earlier run, and its session is not loaded yet.
@@ -268,6 +286,9 @@ pub fn derive(desired: Desired, facts: &Facts) -> Lifecycle {
     }
     if let Some(resource) = facts.blocked.clone() {
         return Lifecycle::Blocked { resource };
+    }
+    if facts.is_moving {
+        return Lifecycle::Moving;
     }
     match facts.readiness {
         _ if !facts.has_metadata && !facts.awaits_session => Lifecycle::FetchingMetadata,
@@ -317,6 +338,8 @@ pub enum TorrentState {
     FetchingMetadata,
     /// See [`Lifecycle::Checking`].
     Checking,
+    /// See [`Lifecycle::Moving`].
+    Moving,
     /// See [`Lifecycle::Downloading`].
     Downloading,
     /// See [`Lifecycle::Finished`].
@@ -337,10 +360,11 @@ pub enum TorrentState {
 
 impl TorrentState {
     /// All states.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Adding,
         Self::FetchingMetadata,
         Self::Checking,
+        Self::Moving,
         Self::Downloading,
         Self::Finished,
         Self::Seeding,
@@ -362,6 +386,7 @@ impl TorrentState {
             Self::Adding => "adding",
             Self::FetchingMetadata => "fetching_metadata",
             Self::Checking => "checking",
+            Self::Moving => "moving",
             Self::Downloading => "downloading",
             Self::Finished => "finished",
             Self::Seeding => "seeding",
@@ -382,8 +407,8 @@ impl TorrentState {
     pub fn may_become(self, next: Self) -> bool {
         use StopPhase::{HaltDownloads, Release, WriteSession};
         use TorrentState::{
-            Adding, Blocked, Checking, Downloading, Failed, FetchingMetadata, Finished, Paused, Queued, Seeding,
-            Stopping,
+            Adding, Blocked, Checking, Downloading, Failed, FetchingMetadata, Finished, Moving, Paused, Queued,
+            Seeding, Stopping,
         };
         match (self, next) {
             // A user's stop that joins another stop in its last phase is saved first.
@@ -409,8 +434,10 @@ impl TorrentState {
             (FetchingMetadata, next) => next == Adding,
             (Adding, next) => matches!(
                 next,
-                FetchingMetadata | Checking | Queued | Downloading | Finished | Seeding
+                FetchingMetadata | Checking | Moving | Queued | Downloading | Finished | Seeding
             ),
+            // At their new place, the files are opened like those of any other torrent.
+            (Moving, next) => next == Adding,
             (Checking, next) => matches!(next, Queued | Downloading | Finished | Seeding),
             (Queued, next) => matches!(next, Downloading | Finished | Seeding),
             (Downloading, next) => matches!(next, Queued | Finished | Seeding),
@@ -479,6 +506,7 @@ mod tests {
             readiness: Readiness::Ready,
             fault: None,
             blocked: None,
+            is_moving: false,
             is_waiting: false,
             awaits_session: false,
             holds_wanted: false,
@@ -525,6 +553,11 @@ mod tests {
             ..without_metadata
         };
         assert_eq!(of(maybe_paused), TorrentState::Adding);
+        let moving = Facts {
+            is_moving: true,
+            ..at(Readiness::Unopened)
+        };
+        assert_eq!(of(moving), TorrentState::Moving);
         let finished = Facts {
             holds_wanted: true,
             ..facts()

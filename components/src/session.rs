@@ -161,6 +161,9 @@ pub struct Session {
     /// The user requested a check of all data that has not ended: no piece counts as held before it is hashed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub recheck: bool,
+    /// The move of the torrent's files that has not ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moving: Option<Box<SavedMove>>,
     /// The limits of the torrent's transfer rates.
     #[serde(default, skip_serializing_if = "TransferLimits::is_unlimited")]
     pub limits: TransferLimits,
@@ -243,6 +246,40 @@ impl Session {
     pub fn is_unexamined(&self) -> bool {
         self.resolved.is_none() && self.files.is_empty()
     }
+}
+
+/// A move of a torrent's files that has not ended. Until the session names the new place, the files are whole at the old
+/// one; from then on, they are whole at the new one.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SavedMove {
+    /// The other download folder than that of the session: the new one, or, after the switch, the old one.
+    pub root: PathBuf,
+    /// How far the move has come.
+    pub stage: MoveStage,
+    /// Mount point of the volume of the old folder, after the switch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<PathBuf>,
+    /// Identity of that volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume_id: Option<VolumeId>,
+    /// The files in the old folder that the torrent created, after the switch.
+    #[serde(default, skip_serializing_if = "Runs::is_empty")]
+    pub created: Runs,
+    /// The ids of the files in the old folder.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ids: Vec<Option<FileId>>,
+}
+
+/// The stage of a move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum MoveStage {
+    /// The files are being brought to the new place.
+    #[default]
+    Copying,
+    /// The move is given up, and what it brought to the new place is being deleted.
+    Undoing,
+    /// The files are at the new place, and those at the old one are being deleted.
+    DeletingOld,
 }
 
 /// Blocks of an incomplete piece.
@@ -564,6 +601,7 @@ impl Session {
             paused: false,
             stopped: false,
             recheck: false,
+            moving: None,
             limits: TransferLimits::default(),
             labels: Vec::new(),
             category: None,
@@ -675,6 +713,7 @@ impl Session {
             paused: self.paused,
             stopped: self.stopped,
             recheck: self.recheck,
+            moving: self.moving.clone(),
             limits: self.limits,
             labels: self.labels.clone(),
             category: self.category.clone(),

@@ -8,7 +8,7 @@ use ecs_torrent_protocol::hash::InfoHash;
 use ecs_torrent_protocol::time::Timestamp;
 use serde::{Serialize, Serializer};
 
-use crate::lifecycle::TorrentState;
+use crate::lifecycle::{Moving, TorrentState};
 use crate::queue::QueueStats;
 use crate::rate_limit::TransferLimits;
 use crate::seeding::{SeedingLimit, SeedingLimits, ratio_basis};
@@ -64,6 +64,8 @@ pub struct TorrentStats {
     pub left: Option<u64>,
     /// Bytes hashed so far while existing data is checked.
     pub checked: u64,
+    /// The progress of a move of the files. `None` unless they are being moved.
+    pub moving: Option<MoveStats>,
     /// The torrent's pieces. `None` while the metadata is not known.
     pub pieces: Option<PieceCounts>,
     /// Pieces of the metadata that have arrived, and all of them, while metadata is fetched and a peer has offered it.
@@ -156,6 +158,27 @@ pub struct PieceCounts {
     pub held: u32,
     /// Length of a piece in bytes; the last piece may be shorter.
     pub size: u32,
+}
+
+/// A move of a torrent's files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MoveStats {
+    /// The download folder to which the files go.
+    pub root: PathBuf,
+    /// Number of bytes that are there.
+    pub moved: u64,
+    /// Number of bytes to move.
+    pub size: u64,
+}
+
+impl From<&Moving> for MoveStats {
+    fn from(moving: &Moving) -> Self {
+        Self {
+            root: moving.root.to_path_buf(),
+            moved: moving.moved,
+            size: moving.size,
+        }
+    }
 }
 
 /// How much of a torrent's metadata has arrived.

@@ -316,7 +316,10 @@ fn log_changes(
 
 /// Whether the progress of a state is shown to users without a message about it.
 fn is_examined(lifecycle: &Lifecycle) -> bool {
-    matches!(lifecycle, Lifecycle::Checking | Lifecycle::FetchingMetadata)
+    matches!(
+        lifecycle,
+        Lifecycle::Checking | Lifecycle::Moving | Lifecycle::FetchingMetadata
+    )
 }
 
 /// Leaves out the repetitions of an iterator's last item. Messages come in runs, mostly about one torrent.

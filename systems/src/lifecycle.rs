@@ -9,6 +9,7 @@ mod failing;
 mod idle_tests;
 mod joining;
 mod metadata;
+mod moving;
 mod naming;
 mod opening;
 mod pausing;
@@ -66,7 +67,10 @@ impl Plugin for LifecyclePlugin {
                         resuming_all::find_saved,
                         resuming::list_resumed,
                         resuming::load_resumed,
+                        moving::collect_checked,
                         opening::loading::collect_loaded,
+                        moving::settle_switches,
+                        moving::collect_moved,
                         metadata::supply_metadata,
                         metadata::open_supplied,
                         opening::finding::collect_opened,
@@ -151,5 +155,6 @@ fn init_resources(app: &mut App) {
         .init_resource::<Jobs<resuming::Resumption>>()
         .init_resource::<Jobs<resuming::Unstopping>>()
         .init_resource::<stopped::Listings>()
-        .init_resource::<starting::Starts>();
+        .init_resource::<starting::Starts>()
+        .init_resource::<moving::Moves>();
 }

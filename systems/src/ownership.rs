@@ -233,6 +233,17 @@ impl FileRegistry {
         });
     }
 
+    /// Adds files that a torrent will use too.
+    pub(crate) fn add(&mut self, torrent: InfoHash, name: &Arc<str>, keys: Vec<(FileKey, u32)>) {
+        let number = self.by_hash.get(&torrent).copied();
+        let owner = number.and_then(|number| self.owners[number as usize].as_ref());
+        let known = owner.map(|owner| owner.keys.to_vec()).unwrap_or_default();
+        let mut keys = [known, keys].concat();
+        keys.sort_unstable();
+        keys.dedup();
+        self.set(torrent, name, keys);
+    }
+
     /// Marks a torrent as stopped. It holds the files in `whole` completely, and keeps the others too.
     pub(crate) fn stop(&mut self, torrent: InfoHash, whole: Bitfield) {
         let number = self.by_hash.get(&torrent);

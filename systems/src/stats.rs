@@ -10,13 +10,13 @@ use ecs_torrent_components::candidates::{CandidateSource, CandidateSources, Cand
 use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::commands::{CommandQueue, GetFiles, GetStats, ListTorrents, TorrentNotFound};
 use ecs_torrent_components::labels::Labels;
-use ecs_torrent_components::lifecycle::Readiness;
+use ecs_torrent_components::lifecycle::{Moving, Readiness};
 use ecs_torrent_components::peer::{Direction, Peer, PeerPieces, PeerRates, PeerState, Transport};
 use ecs_torrent_components::queue::{ForcedStart, QueueOrder, QueueStats, SlowTransfer};
 use ecs_torrent_components::rate_limit::TransferLimits;
 use ecs_torrent_components::seeding::{SeedingLimits, SeedingRecord, SeedingTime};
 use ecs_torrent_components::stats::{
-    FileStats, MetadataProgress, PeerStats, PieceCounts, SourceStats, Speed, TorrentStats, TrackerStats,
+    FileStats, MetadataProgress, MoveStats, PeerStats, PieceCounts, SourceStats, Speed, TorrentStats, TrackerStats,
 };
 use ecs_torrent_components::torrent::{
     Activity, Content, Counters, Dates, Have, Layout, Lifecycle, Storage, Torrent, TorrentIndex, TorrentPeers,
@@ -95,7 +95,7 @@ type TorrentData = (
         Option<&'static SeedingTime>,
         (Option<&'static QueueOrder>, Has<ForcedStart>, Has<SlowTransfer>),
     ),
-    Option<&'static Check>,
+    (Option<&'static Check>, Option<&'static Moving>),
     Option<&'static MetadataFetch>,
     Option<&'static TorrentPeers>,
 );
@@ -170,7 +170,7 @@ impl StatsParams<'_, '_> {
             sizes,
             (wanted, choice, limits, labels),
             (seeding, record, seeding_time, (order_in_queue, forced, slow)),
-            check,
+            (check, moving),
             fetch,
             peers,
         ) = self.torrents.get(entity).ok()?;
@@ -200,6 +200,7 @@ impl StatsParams<'_, '_> {
                 let checked = u64::from(check.checked_count()) * u64::from(layout.0.piece_length());
                 checked.min(layout.0.pieces_size())
             }),
+            moving: moving.map(MoveStats::from),
             pieces: sizes.map(|(Layout(geometry), have)| PieceCounts {
                 total: geometry.piece_count(),
                 held: have.count(),

@@ -40,6 +40,7 @@ mod limits;
 mod lists;
 mod logins;
 mod metrics;
+mod moving;
 mod output;
 mod ownership;
 mod peers;

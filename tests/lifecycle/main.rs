@@ -20,6 +20,7 @@ mod command;
 mod content;
 mod disk_faults;
 mod killing;
+mod moving;
 mod optional;
 mod ownership;
 mod pausing;

@@ -30,6 +30,7 @@ pub const ALL: &[(&str, Make)] = &[
     ("paused and started", paused),
     ("paused in any trouble", paused_in_trouble),
     ("checked again", rechecked),
+    ("moved to other folders", moved),
     ("a full disk", full_disk),
     ("a broken disk", broken_disk),
     ("a failed sync", failed_sync),
@@ -484,6 +485,50 @@ fn rechecked(dice: &mut Dice) -> Scenario {
         scenario = scenario.at(seconds(25), Act::Starts(who));
     }
     start_all(scenario, count, seconds(35))
+}
+
+/// Files are moved while they are downloaded and seeded, and in any trouble: kills hit every step of a move.
+fn moved(dice: &mut Dice) -> Scenario {
+    let count = dice.within(1, 6);
+    let mut scenario = Scenario::new("moved to other folders")
+        .torrent(dice.torrent())
+        .seeds(1, LINK)
+        .leeches(count, LINK)
+        .within(3.0, seconds(300));
+    for _ in 0..dice.within(2, 8) {
+        let who = dice.anybody(count);
+        let time = dice.moment(0, 20_000);
+        // The steps take about as long as the time to the trouble.
+        let slow = dice.within(1, 300);
+        let near = time + dice.moment(0, 2_000);
+        let other = match dice.within(0, 9) {
+            0 => Act::Pauses(who),
+            1 => Act::Unpauses(who),
+            2 | 3 => Act::Killed(who),
+            4 | 5 => Act::PowerFails(who),
+            6 => Act::Stops(who),
+            7 => Act::DiskFails(who, dice.millis(10, 1_000)),
+            8 => Act::Rechecks(who),
+            _ => Act::DiskFills(who),
+        };
+        scenario = scenario
+            .at(time, Act::DiskSlows(who, slow as f64))
+            .at(time, Act::MovesFiles(who, dice.within(0, 3)))
+            .at(near, other)
+            .at(near + seconds(3), Act::DiskSlows(who, 1.0))
+            .at(near + seconds(3), Act::DiskHasRoom(who));
+        // Some of those that were killed in the middle are killed again while the next run ends the move.
+        if dice.within(0, 2) == 0 {
+            let again = near + dice.moment(0, 1_000);
+            scenario = scenario
+                .at(again, Act::Starts(who))
+                .at(again + dice.moment(0, 500), Act::Killed(who));
+        }
+    }
+    for who in everybody(count) {
+        scenario = scenario.at(seconds(35), Act::Starts(who));
+    }
+    start_all(scenario, count, seconds(45))
 }
 
 /// Starts whatever is paused, at last.

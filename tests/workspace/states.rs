@@ -13,7 +13,7 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// Texts of `app` that are also the name of a state or the beginning of one: the file, the text, the number of times,
 /// and its meaning there.
-const OTHERS: [(&str, &str, usize, &str); 16] = [
+const OTHERS: [(&str, &str, usize, &str); 18] = [
     ("app/cli/client.rs", "paused", 1, "the report of a command"),
     ("app/cli/client.rs", "stopped", 1, "the report of a command"),
     ("app/cli/client/blocking.rs", "blocked", 2, "the name of a setting"),
@@ -34,6 +34,8 @@ const OTHERS: [(&str, &str, usize, &str); 16] = [
     ("app/daemon/event_log.rs", "paused", 1, "the name of an event"),
     ("app/daemon/event_log.rs", "queued", 1, "the name of an event"),
     ("app/daemon/event_log.rs", "stopped", 1, "the name of an event"),
+    ("app/cli/client/tables.rs", "moving", 1, "the name of a field"),
+    ("app/selection.rs", "moving", 1, "the name of a field"),
     ("app/selection.rs", "seeding", 1, "the name of a field"),
 ];
 

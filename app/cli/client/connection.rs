@@ -37,6 +37,8 @@ pub(in crate::cli) struct Daemon {
     api: Option<SocketAddr>,
     token: Token,
     state_dir: PathBuf,
+    /// Longest wait for an answer.
+    answer_timeout: Duration,
 }
 
 /// A connection to the daemon, over which the token may be sent.
@@ -59,7 +61,20 @@ impl Daemon {
                 CliError::Other(format!("no token: {error}"))
             }
         })?;
-        Ok(Self { api, token, state_dir })
+        Ok(Self {
+            api,
+            token,
+            state_dir,
+            answer_timeout: ANSWER_TIMEOUT,
+        })
+    }
+
+    /// Waits for answers however long they take.
+    pub(super) fn without_time_limit(self) -> Self {
+        Self {
+            answer_timeout: Duration::MAX,
+            ..self
+        }
     }
 
     pub(in crate::cli) async fn get(&self, path: &str) -> Result<Value, CliError> {
@@ -107,6 +122,13 @@ impl Daemon {
         Ok(answer)
     }
 
+    /// Sends a POST request with a JSON body.
+    pub(super) async fn post_json(&self, path: &str, body: &Value) -> Result<Value, CliError> {
+        let body = Bytes::from(body.to_string());
+        let (_, answer) = self.send(Method::POST, path, body, "application/json").await?;
+        Ok(answer)
+    }
+
     pub(super) async fn delete(&self, path: &str) -> Result<Value, CliError> {
         self.ask(Method::DELETE, path, Bytes::new()).await
     }
@@ -145,12 +167,12 @@ impl Daemon {
             .header(header::CONTENT_TYPE, kind)
             .body(Full::new(body));
         let request = request.map_err(|error| CliError::Other(format!("cannot ask: {error}")))?;
-        match tokio::time::timeout(ANSWER_TIMEOUT, exchange(sender, request)).await {
+        match tokio::time::timeout(self.answer_timeout, exchange(sender, request)).await {
             Ok(Ok((status, bytes))) => Ok((place, status, bytes)),
             Ok(Err(error)) => Err(CliError::Other(format!("{place}: {error}"))),
             Err(_) => Err(CliError::Other(format!(
                 "{place}: no answer in {} s",
-                ANSWER_TIMEOUT.as_secs()
+                self.answer_timeout.as_secs()
             ))),
         }
     }

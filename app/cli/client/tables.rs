@@ -274,6 +274,10 @@ fn describe(field: &str, value: &Value) -> Vec<String> {
         "downloaded" | "size" | "uploaded" | "corrupt" | "wasted" | "completed" | "wanted" | "left" | "checked" => {
             bytes(value)
         }
+        "moving" => {
+            let [moved, size] = ["moved", "size"].map(|count| bytes(&value[count]));
+            format!("{moved} of {size} to {}", printable(text(&value["root"])))
+        }
         "pieces" => {
             let [held, total] = ["held", "total"].map(|count| number(&value[count]));
             format!("{held} of {total}, {} each", bytes(&value["size"]))

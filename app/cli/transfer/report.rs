@@ -422,6 +422,7 @@ pub(in crate::cli) fn describe(stats: &TorrentStats) -> String {
             parts.push(output::count(stats.peers.len(), "peer"));
         }
         TorrentState::Checking => parts.push(format!("checking, {} of {}", output::bytes(stats.checked), size(stats))),
+        state @ TorrentState::Moving => parts.push(state.to_string()),
         TorrentState::FetchingMetadata => {
             let metadata = stats.metadata.filter(|metadata| metadata.pieces > 1);
             let pieces = metadata.map(|metadata| format!(", {}/{} pieces", metadata.received, metadata.pieces));

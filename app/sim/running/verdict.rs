@@ -1,6 +1,7 @@
 //! The problems found in a run, and its outcome.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -39,7 +40,8 @@ impl Stage<'_> {
         self.check_session(who, node);
     }
 
-    /// Checks that the pieces of a session are on stable storage, because the next start trusts the session.
+    /// Checks that the pieces of a session are on stable storage, in the folder that it names, because the next start trusts
+    /// the session.
     fn check_session(&mut self, who: Who, node: NodeId) {
         let torrent = self.content.info_hash();
         let Some(text) = self.sim.state(node).session_text(torrent) else {
@@ -59,7 +61,7 @@ impl Stage<'_> {
         };
         let missing = have.iter().find(|piece| {
             let span = self.content.piece_span(*piece);
-            !self.sim.disk(node).holds_durably(FOLDER, files, bytes, span)
+            !self.sim.disk(node).holds_durably(&session.root, files, bytes, span)
         });
         if let Some(piece) = missing
             && self.suspects.insert((who, piece))
@@ -109,7 +111,9 @@ impl Stage<'_> {
             match actor.progress.completed {
                 Some(at) => {
                     finished.insert(*who, at.since(Timestamp::ZERO + actor.ahead));
-                    if !self.sim.has(actor.node, FOLDER, &self.content) {
+                    let session = self.sim.state(actor.node).session(self.content.info_hash());
+                    let root = session.map_or_else(|| PathBuf::from(FOLDER), |session| session.root);
+                    if !self.sim.has(actor.node, root, &self.content) {
                         let what = format!("{who} says that it has everything, and has not");
                         self.troubles.push(Trouble::Other(what));
                     }
@@ -156,9 +160,12 @@ impl Stage<'_> {
         }
     }
 
-    /// Returns the number of times that a node's torrents are paused, or closed to be checked.
+    /// Returns the number of times that a node's torrents are paused, or closed to be checked or moved.
     fn pause_count(&self, who: Who) -> usize {
-        let is_pause = |act: &Act| *act == Act::Pauses(who) || *act == Act::Rechecks(who);
+        let is_pause = |act: &Act| match act {
+            Act::Pauses(other) | Act::Rechecks(other) | Act::MovesFiles(other, _) => *other == who,
+            _ => false,
+        };
         self.scenario.acts.iter().filter(|(_, act)| is_pause(act)).count()
     }
 

@@ -82,6 +82,18 @@ fn session() -> Session {
         paused: true,
         stopped: true,
         recheck: true,
+        moving: Some(Box::new(SavedMove {
+            root: "/mnt/other".into(),
+            stage: MoveStage::DeletingOld,
+            volume: Some("/mnt".into()),
+            volume_id: None,
+            created: Runs::of([0]),
+            ids: vec![Some(FileId {
+                device: 1,
+                inode: 2,
+                born_ns: None,
+            })],
+        })),
         labels: vec!["linux".into(), "über".into()],
         category: Some("iso".into()),
         limits: TransferLimits {

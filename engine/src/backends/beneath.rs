@@ -328,6 +328,23 @@ fn give_name(file: &OwnedFd, parent: BorrowedFd<'_>, name: &str) -> io::Result<(
     Ok(())
 }
 
+/// Gives an open file a second name in an existing folder of the same file system. Fails if the name is taken.
+pub(crate) fn link(file: &OwnedFd, parent: &mut Parent<'_>, path: &str) -> io::Result<()> {
+    let (folder, name) = parent.of(path)?;
+    #[cfg(target_os = "linux")]
+    return give_name(file, folder, name);
+    #[cfg(not(target_os = "linux"))]
+    return {
+        let _ = (file, folder, name);
+        Err(io::ErrorKind::Unsupported.into())
+    };
+}
+
+/// Syncs the names in a folder below `root`; `.` is `root` itself.
+pub(crate) fn sync_folder(root: BorrowedFd<'_>, path: &str) -> io::Result<()> {
+    Ok(rustix::fs::fsync(open_folder_below(root, path)?)?)
+}
+
 /// Deletes a file below `root`, following no links. Only removes a name, and not that of a folder.
 pub(crate) fn unlink(root: BorrowedFd<'_>, path: &str) -> io::Result<()> {
     remove(root, path, AtFlags::empty())

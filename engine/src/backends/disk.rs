@@ -3,6 +3,7 @@
 mod cache;
 mod deleting;
 mod files;
+mod moving;
 mod part_file;
 mod parting;
 mod protected;
@@ -23,6 +24,7 @@ use ecs_torrent_components::settings::StorageSettings;
 use ecs_torrent_protocol::geometry::Span;
 
 pub use self::files::{Files, SharedFiles};
+use self::moving::{Mover, Turn};
 use self::storage::{Farewell, Storage, Write};
 use super::StartError;
 pub use super::buffers::FileBuffers;
@@ -30,13 +32,15 @@ use super::jobs::Jobs;
 use super::sink::Sink;
 use crate::port::{Backend, JobTag};
 use crate::ports::disk::{
-    DeletedFiles, DiskAction, DiskDone, DiskError, DiskEvent, DiskRequest, FileNeeds, ReadPurpose,
+    DeletedFiles, DiskAction, DiskDone, DiskError, DiskEvent, DiskRequest, FileMove, FileNeeds, MoveStep, ReadPurpose,
 };
 use crate::wake::Waker;
 
 /// The Disk port's real backend.
 pub(crate) struct DiskPool {
     storages: HashMap<StorageId, Arc<Storage>>,
+    /// The latest step of a move, by storage.
+    movers: HashMap<StorageId, Arc<Mover>>,
     shared: Arc<SharedFiles>,
     /// Storages closed in this turn. A torrent that is closed and opened again in one turn keeps its download folder.
     closed: Vec<Arc<Storage>>,
@@ -52,6 +56,8 @@ enum Job {
     },
     /// The waiting writes of a storage.
     Writes(Arc<Storage>),
+    /// A part of a step of a move.
+    Move(Arc<Mover>),
 }
 
 enum Work {
@@ -85,6 +91,7 @@ impl DiskPool {
         shared.roots.pin(&settings.download_dir);
         let pool = Self {
             storages: HashMap::default(),
+            movers: HashMap::default(),
             shared: Arc::new(shared),
             closed: Vec::new(),
             jobs: Arc::new(Jobs::in_batches(1)),
@@ -105,6 +112,14 @@ impl DiskPool {
                                     jobs.add([Job::Writes(storage)]);
                                 }
                             }
+                            Job::Move(mover) => match mover.advance() {
+                                Turn::Ended(event) => sink.push(event),
+                                Turn::More(event) => {
+                                    sink.push(event);
+                                    jobs.add([Job::Move(mover)]);
+                                }
+                                Turn::Closed => {}
+                            },
                         });
                     });
                 })
@@ -132,6 +147,11 @@ impl DiskPool {
             }
             DiskRequest::Close { tag, storage } => {
                 let farewell = tag.map(|tag| Farewell::new(tag, self.sink.clone()));
+                if let Some(mover) = self.movers.remove(&storage) {
+                    // A torrent's files are either open or moved.
+                    mover.close(farewell);
+                    return None;
+                }
                 if let Some(closed) = self.storages.remove(&storage) {
                     closed.close(farewell);
                     self.closed.push(closed);
@@ -169,6 +189,12 @@ impl DiskPool {
             } => (tag, storage, Work::Sync { is_for_all }),
             DiskRequest::FindVolume { tag, storage } => (tag, storage, Work::FindVolume),
             DiskRequest::Delete { tag, storage, keep } => (tag, storage, Work::Delete { keep }),
+            DiskRequest::Move {
+                tag,
+                storage,
+                moving,
+                step,
+            } => return Some(self.add_move(tag, storage, *moving, step)),
         };
         let Some(storage) = self.storages.get(&storage) else {
             self.refuse(tag);
@@ -184,6 +210,15 @@ impl DiskPool {
             return None;
         };
         storage.add(write).then(|| Job::Writes(storage.clone()))
+    }
+
+    /// Begins a step of a move. It replaces an earlier one of the same torrent.
+    fn add_move(&mut self, tag: JobTag, storage: StorageId, moving: FileMove, step: MoveStep) -> Job {
+        let before = self.movers.remove(&storage);
+        let mover = Mover::new((tag, storage), moving, step, &self.shared, before);
+        let mover = Arc::new(mover);
+        self.movers.insert(storage, mover.clone());
+        Job::Move(mover)
     }
 
     fn refuse(&self, tag: JobTag) {

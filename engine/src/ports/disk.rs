@@ -1,5 +1,6 @@
 //! The Disk port: torrents' files, addressed by storage and span.
 
+mod moving;
 mod parts;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use ecs_torrent_protocol::geometry::Span;
 
 use crate::port::{JobTag, Port, PortEvent, Purpose};
 
+pub use self::moving::{FileMove, MovePlace, MoveProgress, MoveStep};
 pub(crate) use self::parts::{Cut, Parts};
 pub use self::parts::{FileNeeds, border_pieces};
 
@@ -114,6 +116,18 @@ pub enum DiskRequest {
         /// The torrent's storage.
         storage: StorageId,
     },
+    /// Carries out a step of a move of a torrent's files. While files are copied, `Moving` events with the same tag report
+    /// the progress. A `Close` of the storage ends the step where it is.
+    Move {
+        /// Returned with the answer.
+        tag: JobTag,
+        /// The torrent's storage. Nothing else uses it during the move.
+        storage: StorageId,
+        /// The two places.
+        moving: Box<FileMove>,
+        /// The step.
+        step: MoveStep,
+    },
     /// Closes a torrent's files. Requests already submitted are still carried out, unless they would create a file.
     Close {
         /// If present, returned when the last job on these files is done and every handle to them is closed, so that
@@ -160,7 +174,7 @@ pub enum Overwrite {
 }
 
 impl Overwrite {
-    /// Whether the permission covers a file that is looked at for the first time. Moving another file to the place of the
+    /// Whether the permission covers a file that is looked at for the first time. FileMove another file to the place of the
     /// one that was there changes that file too.
     #[must_use]
     pub fn covers_found(&self, id: FileId, stamp: FileStamp) -> bool {
@@ -342,6 +356,11 @@ pub enum DiskDone {
     VolumeFound,
     /// The deleted and kept files.
     Deleted(DeletedFiles),
+    /// A part of a torrent's bytes is at its new place. More events follow.
+    Moving(MoveProgress),
+    /// Every file is at its new place, durably, and still at its old one; or could be brought there. The files as they are at
+    /// the new place.
+    Moved(Box<FoundFiles>),
     /// No handle to the files is open.
     Closed,
 }
@@ -376,6 +395,9 @@ pub enum DiskAction {
     /// Deleting.
     #[error("delete")]
     Delete,
+    /// Bringing a file of a torrent to another place.
+    #[error("create")]
+    Create,
     /// A job that did not complete normally.
     #[error("use")]
     Use,
@@ -440,6 +462,12 @@ impl DiskError {
         self.refusal() == Some(Refusal::Skipped)
     }
 
+    /// Whether a move was refused because a file that is not the torrent's has the name of one that it would create.
+    #[must_use]
+    pub fn is_taken(&self) -> bool {
+        self.refusal() == Some(Refusal::Taken)
+    }
+
     fn refusal(&self) -> Option<Refusal> {
         self.error.get_ref()?.downcast_ref().copied()
     }
@@ -484,6 +512,9 @@ pub enum Refusal {
     /// The bytes lie within a file that the user does not want.
     #[error("the file is not wanted")]
     Skipped,
+    /// A move would have to overwrite a file that the torrent did not create.
+    #[error("a file that is not this torrent's is there already")]
+    Taken,
     /// A torrent's padding, which is not stored, has bytes other than zero.
     #[error("the torrent's padding is not zero, as BEP 47 requires, and is not stored")]
     Padding,

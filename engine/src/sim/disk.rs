@@ -8,6 +8,7 @@ mod control;
 mod extents;
 mod faults;
 mod file;
+mod moving;
 #[cfg(test)]
 mod padding_tests;
 mod port;
@@ -27,6 +28,7 @@ use ecs_torrent_protocol::time::Timestamp;
 pub use self::control::{DiskControl, DiskView};
 pub(super) use self::faults::Faults;
 pub use self::faults::{DiskFault, DiskOperation, Lasting};
+use self::moving::{Move, Reach};
 pub use self::port::SimDisk;
 use self::storage::{DiskContext, Storage};
 pub(super) use self::volume::Volume;
@@ -92,6 +94,7 @@ enum DiskWork {
     Delete {
         keep: Vec<usize>,
     },
+    Move(Box<Move>),
     /// Carried out after the jobs before it, and reported.
     Close,
 }
@@ -114,9 +117,23 @@ impl Disk {
         self.free_at = now;
     }
 
-    /// Decides at random whether an unfinished job took effect all the same.
-    pub(super) fn draw_finish(&mut self) -> bool {
-        happens(&mut self.luck, 0.5)
+    /// Carries out an unfinished job all the same, or a part of it, at random.
+    pub(super) fn interrupt(&mut self, hub: &Hub, job: DiskJob) {
+        if let DiskWork::Move(step) = &job.work {
+            let reach = Reach::Files(self.luck.below(4));
+            // Nobody is there to learn of the result.
+            drop(step.run(&job.storage, &mut self.context(hub), reach));
+        } else if happens(&mut self.luck, 0.5) {
+            self.carry_out(hub, job);
+        }
+    }
+
+    fn context<'d>(&'d mut self, hub: &'d Hub) -> DiskContext<'d> {
+        DiskContext {
+            volume: &mut self.volume,
+            contents: &hub.contents,
+            now_ns: hub.now.as_nanos(),
+        }
     }
 
     /// Time until a job of `bytes` bytes is done, after the jobs queued before it.
@@ -132,12 +149,7 @@ impl Disk {
         let fault = work
             .operation()
             .and_then(|operation| self.faults.strike(operation, hub.now));
-        let mut context = DiskContext {
-            volume: &mut self.volume,
-            contents: &hub.contents,
-            now_ns: hub.now.as_nanos(),
-        };
-        let (outcome, blocks) = work.run(&storage, &mut context, fault);
+        let (outcome, blocks) = work.run(&storage, &mut self.context(hub), fault);
         DiskEvent { tag, outcome, blocks }
     }
 }
@@ -151,6 +163,7 @@ impl DiskWork {
             Self::Write { .. } => DiskOperation::Write,
             Self::Sync { .. } => DiskOperation::Sync,
             Self::Delete { .. } | Self::DropParts => DiskOperation::Delete,
+            Self::Move(_) => DiskOperation::Move,
             Self::FindVolume | Self::Close => return None,
         })
     }
@@ -159,6 +172,7 @@ impl DiskWork {
     fn bytes(&self) -> u32 {
         match self {
             Self::Read(span, _) | Self::Write { span, .. } => span.len,
+            Self::Move(step) => step.bytes(),
             _ => 0,
         }
     }
@@ -195,6 +209,7 @@ impl DiskWork {
             Self::Delete { keep } => failed(DiskAction::Delete)
                 .and_then(|()| storage.delete(context, &keep))
                 .map(DiskDone::Deleted),
+            Self::Move(step) => failed(DiskAction::Create).and_then(|()| step.run(storage, context, Reach::All)),
             Self::Close => Ok(DiskDone::Closed),
         };
         (outcome, Vec::new())

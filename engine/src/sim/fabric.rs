@@ -141,7 +141,7 @@ impl Fabric {
         for work in unfinished {
             match work {
                 // A job in progress may have reached the disk.
-                Work::Disk(job) if machine.disk.draw_finish() => drop(machine.disk.carry_out(&self.hub, job)),
+                Work::Disk(job) => machine.disk.interrupt(&self.hub, job),
                 Work::State(request) => saves.push(request),
                 _ => {}
             }

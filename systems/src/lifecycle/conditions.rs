@@ -10,7 +10,7 @@ use ecs_torrent_components::messages::PiecesKnown;
 use ecs_torrent_engine::ports::{DiskPort, StatePort};
 
 use super::adds::Adds;
-use super::opening;
+use super::{moving, opening};
 use crate::sessions::SessionWritten;
 
 /// Everything that adding and opening take.
@@ -37,7 +37,7 @@ pub(super) fn may_begin(inputs: Inputs, mut is_later: Local<bool>) -> bool {
         || !inputs.resumes_of_all.0.is_empty()
         || !inputs.lists.0.is_empty()
         || !inputs.supplies.0.is_empty();
-    let has_events = inputs.state.has_events() || opening::has_events(&inputs.disk);
+    let has_events = inputs.state.has_events() || opening::has_events(&inputs.disk) || moving::has_events(&inputs.disk);
     let has_messages = !inputs.known.is_empty() || !inputs.written.is_empty();
     let is_first = !std::mem::replace(&mut *is_later, true);
     is_first

@@ -117,11 +117,11 @@ impl Arrived {
 #[derive(SystemParam)]
 pub(super) struct Opener<'w> {
     state: ResMut<'w, StatePort>,
-    disk: ResMut<'w, DiskPort>,
+    pub(super) disk: ResMut<'w, DiskPort>,
     storages: ResMut<'w, StorageIds>,
     arrived: ResMut<'w, Arrived>,
-    clock: Res<'w, Clock>,
-    wakeup: Res<'w, Wakeup>,
+    pub(super) clock: Res<'w, Clock>,
+    pub(super) wakeup: Res<'w, Wakeup>,
 }
 
 /// Returns whether the disk has reported about files of torrents that are being opened.

@@ -5,18 +5,23 @@ use bevy_ecs::prelude::*;
 use bevy_ecs::query::QueryData;
 use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::commands::{
-    AboutTorrent, CommandQueue, PauseAll, PauseOrStart, PauseTorrent, RecheckError, RecheckTorrent, Reply, StartAll,
-    StartTorrent, TorrentNotFound,
+    AboutTorrent, CommandQueue, MoveError, MoveTorrent, MovedFiles, PauseAll, PauseOrStart, PauseTorrent, RecheckError,
+    RecheckTorrent, Reply, StartAll, StartTorrent, TorrentNotFound,
 };
 use ecs_torrent_components::lifecycle::{Blocked, Desired, Fault, Readiness};
-use ecs_torrent_components::torrent::{Layout, Lifecycle, Torrent, TorrentIndex};
+use ecs_torrent_components::session::MoveStage;
+use ecs_torrent_components::torrent::{Content, Have, Layout, Lifecycle, Storage, Torrent, TorrentIndex};
+use ecs_torrent_components::wanted::FileChoice;
+use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::hash::InfoHash;
 
 use super::adds::Adds;
 use super::failing::Retrier;
-use super::opening::Opening;
+use super::moving::{Moves, file_move};
+use super::opening::{Opener, Opening};
 use super::starting::Starts;
 use super::stop_requests::StopsInOrder;
+use crate::ownership::Survey;
 use crate::sessions::{SaveTorrent, SessionState};
 
 /// A command about one torrent.
@@ -25,6 +30,7 @@ pub(super) enum ForTorrent {
     Pause(PauseTorrent),
     Start(StartTorrent),
     Recheck(RecheckTorrent),
+    Move(MoveTorrent),
 }
 
 impl AboutTorrent for ForTorrent {
@@ -33,6 +39,7 @@ impl AboutTorrent for ForTorrent {
             Self::Pause(pause) => pause.torrent,
             Self::Start(start) => start.torrent,
             Self::Recheck(recheck) => recheck.torrent,
+            Self::Move(command) => command.torrent,
         }
     }
 }
@@ -45,6 +52,7 @@ impl ForTorrent {
             Self::Pause(pause) => pause.reply.send(Err(error.into())),
             Self::Start(start) => start.reply.send(Err(error.into())),
             Self::Recheck(recheck) => recheck.reply.send(Err(error.into())),
+            Self::Move(command) => command.reply.send(Err(error.into())),
         }
     }
 }
@@ -67,6 +75,10 @@ pub(super) struct Commanded {
     blocked: &'static Blocked,
     opening: Option<&'static Opening>,
     has_metadata: Has<Layout>,
+    storage: &'static Storage,
+    content: Option<&'static Content>,
+    choice: Option<&'static FileChoice>,
+    have: Option<&'static Have>,
     state: &'static mut SessionState,
 }
 
@@ -77,6 +89,9 @@ pub(super) struct Effects<'w> {
     starts: ResMut<'w, Starts>,
     save: MessageWriter<'w, SaveTorrent>,
     retrier: Retrier<'w>,
+    moves: ResMut<'w, Moves>,
+    opener: Opener<'w>,
+    survey: ResMut<'w, Survey>,
 }
 
 /// Begins pauses and starts. A command that has to wait holds up the later ones about the same torrent.
@@ -122,6 +137,7 @@ fn expand(command: PauseOrStart, listed: impl Fn() -> Vec<InfoHash>) -> Vec<ForT
         PauseOrStart::Pause(command) => vec![ForTorrent::Pause(command)],
         PauseOrStart::Start(command) => vec![ForTorrent::Start(command)],
         PauseOrStart::Recheck(command) => vec![ForTorrent::Recheck(command)],
+        PauseOrStart::Move(command) => vec![ForTorrent::Move(command)],
         PauseOrStart::PauseAll(PauseAll { reply }) => for_each(reply, listed(), pause),
         PauseOrStart::StartAll(StartAll { reply }) => for_each(reply, listed(), start),
     }
@@ -141,10 +157,14 @@ fn for_each<E: Send + 'static>(
 impl Effects<'_> {
     /// Carries out a command, or returns it if it has to wait.
     fn carry_out(&mut self, torrent: &mut CommandedItem<'_, '_>, command: ForTorrent) -> Option<ForTorrent> {
+        if let ForTorrent::Move(_) = command {
+            self.survey.request(&self.opener.wakeup, self.opener.clock.now());
+        }
         match command {
             ForTorrent::Pause(pause) if self.may_pause(torrent) => self.pause(torrent, pause),
             ForTorrent::Start(start) if self.may_start(torrent) => self.start(torrent, start),
             ForTorrent::Recheck(recheck) if self.may_recheck(torrent) => self.recheck(torrent, recheck),
+            ForTorrent::Move(command) if self.may_move(torrent) => self.move_files(torrent, command),
             command => return Some(command),
         }
         None
@@ -154,7 +174,9 @@ impl Effects<'_> {
     /// its files.
     fn may_pause(&self, torrent: &CommandedItem<'_, '_>) -> bool {
         let is_undecided = *torrent.lifecycle == Lifecycle::Adding && torrent.opening.is_some_and(Opening::is_new);
-        let is_busy = self.starts.is_starting(torrent.entity) || self.stops.is_rechecking(torrent.entity);
+        let entity = torrent.entity;
+        let is_closing = self.stops.is_rechecking(entity) || self.stops.is_closing_for_move(entity);
+        let is_busy = self.starts.is_starting(entity) || is_closing;
         !torrent.desired.is_leaving() && !is_undecided && !is_busy
     }
 
@@ -168,7 +190,9 @@ impl Effects<'_> {
 
     /// Whether a start can begin now: no stop or pause is running, or begins in this tick.
     fn may_start(&self, torrent: &CommandedItem<'_, '_>) -> bool {
-        let is_closing = self.stops.is_pausing(torrent.entity) || self.stops.is_rechecking(torrent.entity);
+        let is_closing = self.stops.is_pausing(torrent.entity)
+            || self.stops.is_rechecking(torrent.entity)
+            || self.stops.is_closing_for_move(torrent.entity);
         (*torrent.desired == Desired::Run || torrent.is_paused()) && !is_closing
     }
 
@@ -204,6 +228,45 @@ impl Effects<'_> {
             command.reply.send(Err(RecheckError::NoMetadata(name)));
         } else {
             self.stops.recheck(torrent.entity, command.reply);
+        }
+    }
+}
+
+impl Effects<'_> {
+    /// Whether a move can begin now: no pause, check or start is being saved, and the files of all torrents are known.
+    fn may_move(&self, torrent: &CommandedItem<'_, '_>) -> bool {
+        self.survey.is_done() && self.may_pause(torrent) && !self.stops.is_pausing(torrent.entity)
+    }
+
+    /// Lets the disk check whether the files can be moved, or gives up an unfinished move to another folder.
+    fn move_files(&mut self, torrent: &mut CommandedItem<'_, '_>, command: MoveTorrent) {
+        let (name, entity) = (torrent.torrent.name.clone(), torrent.entity);
+        let Some(content) = torrent.content else {
+            command.reply.send(Err(MoveError::NoMetadata(name)));
+            return;
+        };
+        let is_here = command.root == torrent.storage.root;
+        match torrent.state.moving() {
+            Some(moving) if is_here && moving.stage != MoveStage::DeletingOld => {
+                torrent.state.undo_move();
+                self.moves.interrupt(entity, &name);
+                self.moves.add(entity, command.reply);
+                self.stops.close_for_move(entity);
+            }
+            Some(_) => command.reply.send(Err(MoveError::Running(name))),
+            None if self.moves.is_checking(entity) => command.reply.send(Err(MoveError::Running(name))),
+            None if is_here => command.reply.send(Ok(MovedFiles {
+                root: command.root,
+                ..MovedFiles::default()
+            })),
+            None => {
+                let held = torrent.have.map(|have| Bitfield::clone(have)).unwrap_or_default();
+                let id = torrent.torrent.id();
+                let needs = torrent.state.needs(id, &content.0, torrent.choice, &held);
+                let files = &content.0.info.files;
+                let moving = file_move(torrent.storage, &command.root, files, &torrent.state, needs);
+                self.moves.check(entity, command, moving, &mut self.opener);
+            }
         }
     }
 }

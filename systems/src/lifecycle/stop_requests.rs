@@ -43,6 +43,8 @@ pub(super) struct Waiters {
     stops: Vec<StopReply>,
     pauses: Vec<PauseReply>,
     rechecks: Vec<RecheckReply>,
+    /// The files are closed to be moved.
+    pub(super) is_move: bool,
     removals: Vec<RemoveReply>,
     removal: Option<RemoveOptions>,
     /// The torrent was listed and then refused: only its earlier data in the state folder stays.
@@ -74,7 +76,7 @@ impl StopsInOrder {
     /// Whether a torrent is to be paused, or to be paused when it is listed again after its stop.
     pub(super) fn is_pause_requested(&self, torrent: Entity) -> bool {
         let is_it = |waiters: &Waiters| match waiters.ending() {
-            Ending::Pause => waiters.rechecks.is_empty(),
+            Ending::Pause => waiters.rechecks.is_empty() && !waiters.is_move,
             Ending::Save { .. } => !waiters.pauses.is_empty(),
             Ending::Forget { .. } | Ending::Refuse => false,
         };
@@ -117,6 +119,22 @@ impl StopsInOrder {
     pub(super) fn is_rechecking(&self, torrent: Entity) -> bool {
         let waiters = self.waiters.get(&torrent);
         waiters.is_some_and(|waiters| !waiters.rechecks.is_empty())
+    }
+
+    /// Whether a stop, a pause or a check of a torrent is running or begins in this tick.
+    pub(super) fn is_busy(&self, torrent: Entity) -> bool {
+        self.waiters.contains_key(&torrent) || self.wanted.contains(&torrent)
+    }
+
+    /// Begins to close the files of a torrent in this tick, before they are moved.
+    pub(super) fn close_for_move(&mut self, torrent: Entity) {
+        self.waiters.entry(torrent).or_default().is_move = true;
+        self.wanted.push(torrent);
+    }
+
+    /// Whether the files of a torrent are being closed before a move, or will be in this tick.
+    pub(super) fn is_closing_for_move(&self, torrent: Entity) -> bool {
+        self.waiters.get(&torrent).is_some_and(|waiters| waiters.is_move)
     }
 
     /// Records that a torrent is to be stopped, whether it runs, is paused, or is being paused.

@@ -12,9 +12,11 @@ use bevy_ecs::prelude::*;
 use bevy_ecs::query::QueryData;
 use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::clock::{Clock, Wakeup};
-use ecs_torrent_components::commands::{AddError, Removed, StartTorrentError, StopError, TorrentNotFound, Unsaved};
+use ecs_torrent_components::commands::{
+    AddError, MoveError, Removed, StartTorrentError, StopError, TorrentNotFound, Unsaved,
+};
 use ecs_torrent_components::deadlines::Deadlines;
-use ecs_torrent_components::lifecycle::{Blocked, ChangedFacts, Desired, Failure, Fault, Readiness};
+use ecs_torrent_components::lifecycle::{Blocked, ChangedFacts, Desired, Failure, Fault, Moving, Readiness};
 use ecs_torrent_components::messages::TorrentStopped;
 use ecs_torrent_components::settings::{LifecycleSettings, Settings, millis};
 use ecs_torrent_components::torrent::{Content, Have, StopPhase, Stopping, Torrent, TorrentIndex};
@@ -22,6 +24,7 @@ use ecs_torrent_protocol::time::Timestamp;
 
 use super::adds::Adds;
 use super::failing::{Restarts, Retry};
+use super::moving::Moves;
 use super::opening::{Opener, Opening};
 use super::removing::ListedToRemove;
 use super::starting::Starts;
@@ -76,7 +79,9 @@ pub(super) fn begin_stops(
             Ending::Forget { delete_data } => delete_data || has_part(),
             _ => false,
         };
-        if is_closed && deletes {
+        // Nothing is left of a move when its torrent is removed.
+        let ends_move = matches!(ending, Ending::Forget { .. }) && requested.state.moving().is_some();
+        if (is_closed && deletes) || ends_move {
             let (readiness, state) = (&mut *requested.readiness, &mut *requested.state);
             opener.reopen(entity, requested.torrent, readiness, state, &mut commands);
         }
@@ -135,6 +140,7 @@ pub(super) struct StopParams<'w, 's> {
     registry: ResMut<'w, FileRegistry>,
     opener: Opener<'w>,
     retries: ResMut<'w, Deadlines<Retry>>,
+    moves: ResMut<'w, Moves>,
 }
 
 /// A torrent that is being stopped.
@@ -251,6 +257,9 @@ impl StopParams<'_, '_> {
             let error = StopError(Unsaved::new(&stopped.torrent.name, reason));
             stops.first_error.get_or_insert(error);
         }
+        if waiters.is_move {
+            stopped.state.drop_unsaved_move();
+        }
         self.keep_failed(stopped, reason, ending);
         self.answer(stopped, waiters, ending, &result);
         Step::End
@@ -271,10 +280,14 @@ impl StopParams<'_, '_> {
         }
         let result = waiters.result.take().unwrap_or_else(|| Ok(Removed::default()));
         if waiters.written_as.take() == Some(Ending::Pause) {
-            match ending == Ending::Pause && waiters.is_recheck() {
-                true => self.check_again(stopped),
-                false => self.keep_paused(stopped),
+            match ending == Ending::Pause && (waiters.is_recheck() || waiters.is_move) {
+                true => self.open_again(stopped),
+                false => {
+                    self.keep_paused(stopped);
+                    self.moves.interrupt(torrent, &stopped.torrent.name);
+                }
             }
+            waiters.is_move = false;
             waiters.answer_pauses(&Ok(()));
             waiters.answer_rechecks(&Ok(()));
             self.adds.end(torrent, Ok(stopped.torrent.id()));
@@ -304,6 +317,7 @@ impl StopParams<'_, '_> {
         self.adds.end(torrent, Ok(id));
         let unsaved = Unsaved::new(&stopped.torrent.name, reason);
         self.starts.answer(torrent, &Err(StartTorrentError::Unsaved(unsaved)));
+        self.moves.interrupt(torrent, &stopped.torrent.name);
         waiters.answer_kept(stopped.torrent, reason);
         if stopped.is_listed_to_remove || stopped.state.was_stopped() {
             self.despawn(stopped, Ending::Save { until_resumed: true });
@@ -317,7 +331,7 @@ impl StopParams<'_, '_> {
             *stopped.readiness = Readiness::Unopened;
             let wait = millis(self.settings.lifecycle.blocked_retry_ms);
             self.retries.set(self.clock.now() + wait, Retry::scheduled(torrent));
-            self.commands.entity(torrent).remove::<Stopping>();
+            self.commands.entity(torrent).remove::<(Stopping, Moving)>();
             self.changed.add(torrent);
         }
     }
@@ -344,6 +358,12 @@ impl StopParams<'_, '_> {
                 (Err(AddError::Removed { torrent }), Err(not_found.into()))
             }
         };
+        let moved = match (ending, result) {
+            (Ending::Save { .. } | Ending::Pause, Ok(_)) => MoveError::Interrupted(name.clone()),
+            (Ending::Save { .. } | Ending::Pause, Err(reason)) => MoveError::Unsaved(Unsaved::new(name, reason)),
+            (Ending::Forget { .. } | Ending::Refuse, _) => not_found.into(),
+        };
+        self.moves.answer(stopped.entity, Err(moved));
         self.adds.end(stopped.entity, added);
         self.starts.answer(stopped.entity, &started);
         waiters.answer(stopped.torrent, result);
@@ -379,12 +399,13 @@ impl StopParams<'_, '_> {
         *stopped.desired = Desired::Run;
         *stopped.readiness = Readiness::Unopened;
         stopped.state.record_unsaved_end();
-        self.commands.entity(stopped.entity).remove::<Stopping>();
+        self.commands.entity(stopped.entity).remove::<(Stopping, Moving)>();
         self.changed.add(stopped.entity);
     }
 
-    /// Opens a torrent again whose files were closed to check all data. If it was paused, it is paused after the check.
-    fn check_again(&mut self, stopped: &mut StoppedItem<'_, '_>) {
+    /// Opens a torrent again whose files were closed to check all data or to be moved. If it was paused, it is paused after
+    /// that.
+    fn open_again(&mut self, stopped: &mut StoppedItem<'_, '_>) {
         self.keep_paused(stopped);
         *stopped.desired = Desired::Run;
         let (readiness, state) = (&mut *stopped.readiness, &mut *stopped.state);
@@ -400,7 +421,7 @@ impl StopParams<'_, '_> {
         stopped.state.record_closed();
         self.commands
             .entity(stopped.entity)
-            .remove::<(Stopping, Opening, Restarts)>();
+            .remove::<(Stopping, Opening, Restarts, Moving)>();
         self.changed.add(stopped.entity);
     }
 }

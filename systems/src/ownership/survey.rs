@@ -179,6 +179,10 @@ pub(crate) fn register_stopped(
     let keys = FolderKeys::new(&root).with_saved(folder);
     let keys = keys.of_table(&info.files, |index| ids.get(index).copied().flatten());
     registry.set(torrent, &info.name.as_str().into(), keys);
+    if let Some(moving) = session.and_then(|session| session.moving.as_ref()) {
+        let keys = FolderKeys::new(&moving.root).of_table(&info.files, |_| None);
+        registry.add(torrent, &info.name.as_str().into(), keys);
+    }
     let have = session.and_then(|session| session.have.to_set(info.geometry.piece_count()));
     let have = have.unwrap_or_else(|| Bitfield::new(info.geometry.piece_count()));
     registry.stop(torrent, whole_files(&info.files, &info.geometry, &have));

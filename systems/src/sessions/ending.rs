@@ -103,7 +103,8 @@ pub(super) fn end_sessions(
             _ => false,
         };
         let is_unopened = deletes && has_files && !saved.state.is_opened;
-        if !saved.state.is_loaded || is_unopened {
+        let is_moving = matches!(ending, Ending::Forget { .. }) && saved.state.moving.is_some();
+        if !saved.state.is_loaded || is_unopened || is_moving {
             waiting.retain(|other| other.torrent != entity);
             waiting.push(turn);
             writer.wakeup.at(writer.clock.now() + ANSWER_INTERVAL);

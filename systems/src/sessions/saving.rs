@@ -229,6 +229,7 @@ impl SessionWriter<'_, '_> {
         };
         (session.paused, session.stopped) = (intent.is_paused, intent.is_stopped);
         session.recheck = intent.needs_check;
+        session.moving.clone_from(&saved.state.moving);
         session.trackers = self.trackers_of(saved);
         saved.save_choice(&mut session);
         // The session claims what the last one claimed.
@@ -288,8 +289,9 @@ impl SessionWriter<'_, '_> {
         session.permitted = Runs::of(saved.state.permitted.keys().copied());
         session.ids = saved.state.known_ids();
         session.trackers = self.trackers_of(saved);
-        // A choice that was made during the sync counts as submitted below.
+        // A choice that was made during the sync counts as submitted below, and so does a move that was requested.
         saved.save_choice(&mut session);
+        session.moving.clone_from(&saved.state.moving);
         saved.state.claims.submitted = saved.state.claims.current;
         saved.state.additions.submitted = saved.state.additions.current;
         self.push(saved, session);
@@ -370,6 +372,7 @@ impl SessionWriter<'_, '_> {
             paused: saved.state.intent.is_paused,
             stopped: saved.state.intent.is_stopped,
             recheck: saved.state.intent.needs_check,
+            moving: saved.state.moving.clone(),
             lost: Runs::of(saved.state.durability.lost().iter()),
             peers: saved.candidates.best(self.settings.session.max_peers),
             are_trackers_edited: saved.has_edited_trackers,

@@ -2,12 +2,12 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::commands::Removed;
-use ecs_torrent_components::session::{FileId, FileStamp, OwnerKey, Runs, Salvage, Session};
+use ecs_torrent_components::session::{FileId, FileStamp, MoveStage, OwnerKey, Runs, Salvage, SavedMove, Session};
 use ecs_torrent_components::torrent::Counters;
 use ecs_torrent_components::wanted::{FileChoice, is_skipped};
 use ecs_torrent_engine::ports::disk::{
@@ -90,6 +90,8 @@ pub(crate) struct SessionState {
     pub(super) generation: u64,
     /// The user's intent, to be written to the next session.
     pub(super) intent: SavedIntent,
+    /// The move of the files that has not ended.
+    pub(super) moving: Option<Box<SavedMove>>,
     /// A removal has not deleted anything yet, since it waits for the volume of the data.
     pub(super) is_kept: bool,
     /// The files are closed: nothing is left to be synced.
@@ -206,6 +208,7 @@ impl SessionState {
             has_failed_sync: false,
             generation: 0,
             intent: SavedIntent::default(),
+            moving: None,
             is_kept: false,
             is_closed: false,
             loaded: None,
@@ -254,12 +257,16 @@ impl SessionState {
             generation: self.generation + 1,
             intent: self.intent,
             additions: self.additions,
+            moving: self.moving.take(),
             loaded: session.map(|session| Box::new(session.clone())),
             ..Self::new(self.key, self.renamed.take(), self.wants_overwrite)
         };
         if let Some(session) = session {
             known.renamed = known.renamed.or_else(|| session.renamed.clone());
             known.intent.needs_check |= session.recheck;
+            if self.generation == 0 {
+                known.moving.clone_from(&session.moving);
+            }
         }
         // Knowledge about the files from this run is newer.
         if !self.is_opened {
@@ -567,6 +574,111 @@ impl SessionState {
     /// Whether all data is to be hashed, and that has not ended.
     pub(crate) fn needs_check(&self) -> bool {
         self.intent.needs_check
+    }
+
+    /// Returns the move of the files that has not ended.
+    pub(crate) fn moving(&self) -> Option<&SavedMove> {
+        self.moving.as_deref()
+    }
+
+    /// Records that the files are to be moved to another folder.
+    pub(crate) fn begin_move(&mut self, root: PathBuf) {
+        self.moving = Some(Box::new(SavedMove {
+            root,
+            ..SavedMove::default()
+        }));
+        self.record_addition();
+    }
+
+    /// Records that a move is given up, unless the files are at the new place already.
+    pub(crate) fn undo_move(&mut self) {
+        if let Some(moving) = self.moving.as_mut().filter(|moving| moving.stage == MoveStage::Copying) {
+            moving.stage = MoveStage::Undoing;
+            self.record_addition();
+        }
+    }
+
+    /// Forgets a move that has not begun, because the session that says so could not be written.
+    pub(crate) fn drop_unsaved_move(&mut self) {
+        self.moving.take_if(|moving| moving.stage == MoveStage::Copying);
+    }
+
+    /// Records that nothing of a move is left to be done.
+    pub(crate) fn end_move(&mut self) {
+        self.moving = None;
+        if let Some(loaded) = &mut self.loaded {
+            loaded.moving = None;
+        }
+        self.record_addition();
+    }
+
+    /// Records that the files are at the new place of a move. Those that were in `old_root` are to be deleted when this is
+    /// durable.
+    pub(crate) fn switch_to_moved(&mut self, old_root: &Path, new_root: &Path, found: FoundFiles) {
+        let loaded = self.loaded.as_deref();
+        let volume = self.volume.as_deref();
+        self.moving = Some(Box::new(SavedMove {
+            root: old_root.to_owned(),
+            stage: MoveStage::DeletingOld,
+            volume: volume
+                .map(|volume| volume.mount_point.clone())
+                .or_else(|| loaded?.volume.clone()),
+            volume_id: volume
+                .and_then(|volume| volume.id.clone())
+                .or_else(|| loaded?.volume_id.clone()),
+            created: Runs::of(self.created.keys().copied()),
+            ids: self.known_ids(),
+        }));
+        // Second names and deletions change the time of a file's last status change.
+        let stamp = |file: FoundFile| FileStamp {
+            changed_ns: None,
+            ..file.stamp
+        };
+        self.stamps = found.files.iter().map(|file| file.map(stamp)).collect();
+        self.ids = found.files.iter().map(|file| file.map(|file| file.id)).collect();
+        self.permitted.clear();
+        for (index, file) in (0..).zip(&found.files) {
+            if let Some(file) = file {
+                self.record_provenance(index, file.provenance, Some(file.id));
+            }
+        }
+        let ids = self.known_ids();
+        if let Some(loaded) = &mut self.loaded {
+            loaded.root = new_root.to_owned();
+            loaded.resolved = Some(found.root.to_path_buf());
+            loaded.folder = found.folders.above.first().cloned();
+            loaded.volume = Some(found.volume.mount_point.clone());
+            loaded.volume_id.clone_from(&found.volume.id);
+            loaded.files.clone_from(&self.stamps);
+            loaded.created = Runs::of(self.created.keys().copied());
+            loaded.permitted = Runs::default();
+            loaded.ids = ids;
+        }
+        self.volume = Some(found.volume);
+        self.resolved = Some(found.root);
+        self.folders = Some(found.folders);
+        self.record_addition();
+    }
+
+    /// Returns the claims to the files at the old place of a move.
+    pub(crate) fn old_claims(&self) -> FileClaims {
+        let Some(moving) = &self.moving else {
+            return FileClaims::default();
+        };
+        let created = moving.created.to_set(moving.ids.len() as u32).unwrap_or_default();
+        FileClaims {
+            created: created
+                .iter()
+                .map(|index| (index as usize, moving.ids[index as usize]))
+                .collect(),
+            key: Some(self.key),
+            ..FileClaims::default()
+        }
+    }
+
+    /// Returns the session as it was loaded, with what has changed since, until the held pieces are known.
+    pub(crate) fn loaded(&self) -> Option<&Session> {
+        self.loaded.as_deref()
     }
 
     /// Whether the files are closed, and not about to be opened.

@@ -36,8 +36,7 @@ impl Files {
         let mut folders = BTreeSet::new();
         for (index, entry) in self.entries().iter().enumerate().filter(|(_, entry)| entry.is_stored()) {
             let failed = |error| DiskError::new(DiskAction::Delete, self.path(entry), error);
-            let parents = std::iter::successors(entry.path.rsplit_once('/'), |(folder, _)| folder.rsplit_once('/'));
-            folders.extend(parents.map(|(folder, _)| folder));
+            folders.extend(folders_of(&entry.path));
             if let Err(error) = self.check_folder(root.as_fd(), entry) {
                 debug_assert!(error.is_forbidden());
                 report.kept.push((index, KeptReason::EnginesOwn));
@@ -63,6 +62,12 @@ impl Files {
             }
         }
         result = result.and(self.drop_parts());
+        self.remove_folders(&root, folders);
+        result.map(|()| report)
+    }
+
+    /// Deletes folders below the download folder that a torrent created and that are empty.
+    pub(super) fn remove_folders(&self, root: &OwnedFd, folders: BTreeSet<&str>) {
         // Deepest first: subfolders sort after their parent folder.
         for folder in folders.into_iter().rev() {
             let is_own = |folder: &OwnedFd| {
@@ -74,7 +79,6 @@ impl Files {
                 let _ = beneath::remove_folder(root.as_fd(), folder);
             }
         }
-        result.map(|()| report)
     }
 
     /// Returns the reason to keep an existing file, or `None` if it is to be deleted.
@@ -93,8 +97,14 @@ impl Files {
     }
 }
 
+/// Returns the folders above a file, nearest first.
+pub(super) fn folders_of(path: &str) -> impl Iterator<Item = &str> {
+    let parents = std::iter::successors(path.rsplit_once('/'), |(folder, _)| folder.rsplit_once('/'));
+    parents.map(|(folder, _)| folder)
+}
+
 /// Whether the path leads to a link, a folder or a device, or passes through a link. A torrent creates none of these.
-fn is_something_else(error: &io::Error) -> bool {
+pub(super) fn is_something_else(error: &io::Error) -> bool {
     let is_link = [Errno::LOOP, Errno::NOTDIR]
         .iter()
         .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()));

@@ -201,7 +201,7 @@ impl Files {
     }
 
     /// Returns the existing folders of the files, by path below the download folder.
-    fn folders_below(&self, root: BorrowedFd<'_>) -> BTreeMap<String, FileId> {
+    pub(super) fn folders_below(&self, root: BorrowedFd<'_>) -> BTreeMap<String, FileId> {
         let mut folders: BTreeMap<String, Option<FileId>> = BTreeMap::new();
         for entry in self.entries().iter().filter(|entry| entry.is_stored()) {
             if let Some((folder, _)) = entry.path.rsplit_once('/')

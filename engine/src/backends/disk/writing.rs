@@ -206,16 +206,26 @@ impl Files {
     }
 
     /// Creates a file with the torrent's mark, and the folders above it.
-    fn create(&self, parent: &mut Parent<'_>, index: usize) -> Result<(OwnedFd, Status)> {
-        let entry = self.entry(index);
+    pub(super) fn create(&self, parent: &mut Parent<'_>, index: usize) -> Result<(OwnedFd, Status)> {
         let mark = |file: &OwnedFd, status: &Status| self.mark(Some(index), file, status);
+        self.make(parent, index, |parent, path| beneath::create_new(parent, path, mark))
+    }
+
+    /// Makes a name for a file with `make`, and the folders above it.
+    pub(super) fn make<T>(
+        &self,
+        parent: &mut Parent<'_>,
+        index: usize,
+        make: impl Fn(&mut Parent<'_>, &str) -> io::Result<T>,
+    ) -> Result<T> {
+        let entry = self.entry(index);
         if self.is_closed.load(Ordering::Relaxed) {
             let error = io::Error::other("these files are closed");
             return Err(DiskError::new(DiskAction::Use, self.path(entry), error));
         }
         let root = parent.root();
         self.check_folder(root, entry)?;
-        let created = self.whatever_it_takes(|| match beneath::create_new(parent, &entry.path, mark) {
+        let created = self.whatever_it_takes(|| match make(parent, &entry.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 parent.close();
                 beneath::create_folders(root, &entry.path, |folder| {
@@ -231,7 +241,7 @@ impl Files {
             // The folders exist now, but somebody may have put them there.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.check_folder(root, entry)?;
-                self.whatever_it_takes(|| beneath::create_new(parent, &entry.path, mark))
+                self.whatever_it_takes(|| make(parent, &entry.path))
             }
             result => result,
         }

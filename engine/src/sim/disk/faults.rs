@@ -21,6 +21,8 @@ pub enum DiskOperation {
     Sync,
     /// Deleting files.
     Delete,
+    /// A step of a move to another place.
+    Move,
 }
 
 /// The kind of a fault.

@@ -10,6 +10,7 @@ use super::super::NodeId;
 use super::super::fabric::{Fabric, Work};
 use super::super::hub::{Hub, take};
 use super::super::place::Place;
+use super::moving::Move;
 use super::storage::{Owners, Storage};
 use super::{DiskJob, DiskWork};
 use crate::port::Backend;
@@ -107,6 +108,16 @@ impl Storages {
             } => (tag, storage, DiskWork::Sync { is_for_all }),
             DiskRequest::FindVolume { tag, storage } => (tag, storage, DiskWork::FindVolume),
             DiskRequest::Delete { tag, storage, keep } => (tag, storage, DiskWork::Delete { keep }),
+            DiskRequest::Move {
+                tag,
+                storage,
+                moving,
+                step,
+            } => {
+                let (from, step) = Move::new(storage, *moving, step, &self.owners);
+                self.open.insert(storage, Arc::new(from));
+                (tag, storage, DiskWork::Move(Box::new(step)))
+            }
         };
         let Some(storage) = self.open.get(&storage).cloned() else {
             let error = std::io::Error::other("these files are closed");

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use ecs_torrent_components::ids::StorageId;
-use ecs_torrent_components::session::{FileId, NearestFolder};
+use ecs_torrent_components::session::{FileId, NearestFolder, OwnerKey};
 use ecs_torrent_protocol::files::{FileEntry, FilePlace, FileSlice, FileTable};
 use ecs_torrent_protocol::geometry::Span;
 use rustix::io::Errno;
@@ -82,7 +82,7 @@ pub(super) struct DiskContext<'d> {
 }
 
 /// Mount point of every simulated disk.
-const MOUNTED_AT: &str = "/";
+pub(super) const MOUNTED_AT: &str = "/";
 
 impl Storage {
     pub(super) fn new(
@@ -146,7 +146,7 @@ impl Storage {
     }
 
     /// The folder at which the disk is mounted: it is the only one that exists by itself.
-    fn folders(&self) -> FolderIds {
+    pub(super) fn folders(&self) -> FolderIds {
         let rest = self.root.strip_prefix(MOUNTED_AT).unwrap_or(&self.root);
         let id = FileId {
             device: 0,
@@ -170,8 +170,7 @@ impl Storage {
             return *known;
         }
         let (is_first, found) = (!state.is_looked_at, (file.id(), file.stamp.public()));
-        let is_marked =
-            || file.identity.mark.is_some() && file.identity.mark == self.claims.key.map(|key| (key, index));
+        let is_marked = || self.is_marked(index, file);
         let is_ours = is_first && self.claims.is_own(index, found, is_marked) && self.take_ownership(file.id());
         let known = Known {
             id: file.id(),
@@ -193,6 +192,40 @@ impl Storage {
     fn take_ownership(&self, id: FileId) -> bool {
         let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
         *owners.entry(id).or_insert(self.id) == self.id
+    }
+
+    /// Returns the mark of a file that this torrent creates.
+    pub(super) fn mark(&self, index: usize) -> Option<(OwnerKey, usize)> {
+        self.claims.key.map(|key| (key, index))
+    }
+
+    /// Whether a file has this torrent's mark.
+    pub(super) fn is_marked(&self, index: usize, file: &File) -> bool {
+        file.identity.mark.is_some() && file.identity.mark == self.mark(index)
+    }
+
+    /// Whether a file is the one that the session claims.
+    pub(super) fn is_own(&self, index: usize, file: &File) -> bool {
+        let found = (file.id(), file.stamp.public());
+        self.claims.is_own(index, found, || self.is_marked(index, file))
+    }
+
+    /// Whether the user does not want a file.
+    pub(super) fn is_skipped(&self, index: usize) -> bool {
+        let parts = self.parts();
+        let is_skipped = |parts: &Parts| index != parts.index && parts.skipped.contains(index as u32);
+        parts.as_ref().is_some_and(is_skipped)
+    }
+
+    /// Number of files, with the part file.
+    pub(super) fn file_count(&self) -> usize {
+        self.table.files().len() + usize::from(self.parts().is_some())
+    }
+
+    /// Returns the indexes of the stored files, and of the part file.
+    pub(super) fn stored(&self) -> impl Iterator<Item = usize> {
+        let files = self.table.files();
+        (0..self.file_count()).filter(move |index| files.get(*index).is_none_or(FileEntry::is_stored))
     }
 
     /// Releases the ownership of all files, so that other storages may write them.
@@ -292,7 +325,7 @@ impl Storage {
         let now_ns = context.now_ns;
         let entry = context.volume.create(path, now_ns);
         if let Some(file) = &mut entry.seen {
-            file.identity.mark = self.claims.key.map(|key| (key, index));
+            file.identity.mark = self.mark(index);
         }
         let file = context.volume.file(path);
         let known = Known {
@@ -614,7 +647,7 @@ impl Storage {
     }
 
     /// Returns the path of a file of the table, or of the part file.
-    fn path_of(&self, index: usize) -> PathBuf {
+    pub(super) fn path_of(&self, index: usize) -> PathBuf {
         match (self.table.files().get(index), &*self.parts()) {
             (Some(entry), _) => self.path(entry),
             (None, Some(parts)) => self.path(&parts.entry),

@@ -30,24 +30,24 @@ use crate::sessions::{SaveTorrent, SavedParts};
 #[derive(bevy_ecs::query::QueryData)]
 #[query_data(mutable)]
 pub(in crate::lifecycle) struct Resumed {
-    torrent: &'static mut Torrent,
-    layout: Option<&'static Layout>,
-    content: Option<&'static mut Content>,
-    choice: Option<&'static FileChoice>,
-    opening: &'static mut Opening,
-    desired: &'static mut Desired,
-    readiness: &'static mut Readiness,
-    storage: &'static mut Storage,
-    activity: &'static mut Activity,
-    saved: SavedParts,
-    stopping: Option<&'static Stopping>,
+    pub(in crate::lifecycle) torrent: &'static mut Torrent,
+    pub(in crate::lifecycle) layout: Option<&'static Layout>,
+    pub(in crate::lifecycle) content: Option<&'static mut Content>,
+    pub(in crate::lifecycle) choice: Option<&'static FileChoice>,
+    pub(in crate::lifecycle) opening: &'static mut Opening,
+    pub(in crate::lifecycle) desired: &'static mut Desired,
+    pub(in crate::lifecycle) readiness: &'static mut Readiness,
+    pub(in crate::lifecycle) storage: &'static mut Storage,
+    pub(in crate::lifecycle) activity: &'static mut Activity,
+    pub(in crate::lifecycle) saved: SavedParts,
+    pub(in crate::lifecycle) stopping: Option<&'static Stopping>,
 }
 
 /// Results of loading torrents that are paused.
 #[derive(SystemParam)]
 pub(in crate::lifecycle) struct Pauses<'w> {
     known: MessageWriter<'w, PiecesKnown>,
-    changed: ResMut<'w, ChangedFacts>,
+    pub(in crate::lifecycle) changed: ResMut<'w, ChangedFacts>,
 }
 
 /// Metadata of torrents that are added by their hash, and that the state folder has.
@@ -140,10 +140,21 @@ pub(in crate::lifecycle) fn collect_loaded(
 }
 
 impl ResumedItem<'_, '_> {
-    /// Continues with the files, if they are known and the torrent is not paused. Returns whether they are opened.
-    fn go_on(&mut self, entity: Entity, commands: &mut Commands, opener: &mut Opener, pauses: &mut Pauses<'_>) -> bool {
+    /// Continues with the files, if they are known and the torrent is not paused: with a move of them that has not ended, or
+    /// by opening them. Returns whether anything is done with them.
+    pub(in crate::lifecycle) fn go_on(
+        &mut self,
+        entity: Entity,
+        commands: &mut Commands,
+        opener: &mut Opener,
+        pauses: &mut Pauses<'_>,
+    ) -> bool {
         if self.stay_paused(entity, commands, pauses) {
             return false;
+        }
+        if self.continue_move(entity, commands, opener) {
+            pauses.changed.add(entity);
+            return true;
         }
         // A session without metadata says nothing about the files.
         self.opening.session.take_if(|session| session.lacks_metadata);
@@ -262,7 +273,8 @@ impl ResumedItem<'_, '_> {
         };
         self.saved.state.set_paused(true);
         // A stop or removal that has begun meanwhile may need the files. A check that a user requested ends with a pause.
-        if *self.desired != Desired::Run || (session.recheck && self.content.is_some()) {
+        let has_work = session.recheck || self.saved.state.moving().is_some();
+        if *self.desired != Desired::Run || (has_work && self.content.is_some()) {
             return false;
         }
         // A session without metadata knows of no pieces.
@@ -282,7 +294,7 @@ impl ResumedItem<'_, '_> {
     }
 
     /// Registers the files that the torrent uses, as far as its session names them.
-    fn register(&self, registry: &mut FileRegistry) {
+    pub(in crate::lifecycle) fn register(&self, registry: &mut FileRegistry) {
         let session = self.opening.session.as_deref();
         let resolved = session.and_then(|session| session.resolved.as_deref());
         let ids = session.map(|session| session.ids.as_slice()).unwrap_or_default();
@@ -291,5 +303,9 @@ impl ResumedItem<'_, '_> {
         let keys = FolderKeys::new(resolved.unwrap_or(&self.storage.root)).with_saved(folder);
         let keys = keys.of_table(&content.0.info.files, |index| ids.get(index).copied().flatten());
         registry.set(self.torrent.id(), &self.torrent.name, keys);
+        if let Some(moving) = self.saved.state.moving() {
+            let keys = FolderKeys::new(&moving.root).of_table(&content.0.info.files, |_| None);
+            registry.add(self.torrent.id(), &self.torrent.name, keys);
+        }
     }
 }

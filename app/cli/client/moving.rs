@@ -1,0 +1,56 @@
+//! `move`: a torrent's files go to another folder.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+
+use super::connection::Daemon;
+use super::{DaemonAddress, absolute, print_json};
+use crate::cli::output::printable;
+use crate::cli::{CliError, Outcome};
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The torrent leaves its peers, its files are moved, and it continues. On one
+file system that takes no time; otherwise the files are copied, verified and
+then deleted at the old place. Files that the torrent did not create stay there
+too. Nothing is overwritten. The command waits until the move has ended;
+`stats HASH --fields state,moving` shows the progress.
+After a kill the daemon ends the move when it starts again. `pause` interrupts
+it; a move to the folder where the files are undoes it then.
+
+Example:
+  ecs-torrent move 0c1f3b /mnt/archive")]
+pub(in crate::cli) struct MoveArgs {
+    /// Info-hash of the torrent, or its first 6 or more digits.
+    hash: String,
+    /// The new download folder.
+    folder: PathBuf,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    daemon: DaemonAddress,
+}
+
+pub(in crate::cli) async fn run(args: MoveArgs) -> Result<Outcome, CliError> {
+    let daemon = Daemon::find(&args.daemon)?.without_time_limit();
+    let found = daemon.find_running(&args.hash).await?;
+    let body = json!({"root": absolute(&args.folder)?});
+    let path = format!("/api/v1/torrents/{}/move", found.hash);
+    let moved = daemon.post_json(&path, &body).await?;
+    if args.json {
+        print_json(&moved);
+        return Ok(Outcome::Done);
+    }
+    say!(
+        "moved {found} to {}",
+        printable(moved["root"].as_str().unwrap_or_default())
+    );
+    for kept in moved["kept"].as_array().into_iter().flatten() {
+        let [path, reason] = ["path", "reason"].map(|key| printable(kept[key].as_str().unwrap_or_default()));
+        say!("kept {path} at the old place too: {reason}");
+    }
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,37 @@
+//! Moves of a torrent's files.
+
+use std::path::PathBuf;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::answers::{Refusal, kept_files};
+use super::requests::{JsonBody, NamedTorrent};
+use super::{Shared, adding};
+
+/// The new place of a torrent's files.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Move {
+    root: PathBuf,
+}
+
+/// Moves a torrent's files. The answer comes when that is done; a client that does not wait for it changes nothing.
+pub(super) async fn move_files(
+    State(shared): State<Shared>,
+    NamedTorrent(hash): NamedTorrent,
+    JsonBody(Move { root }): JsonBody<Move>,
+) -> Result<Json<Value>, Refusal> {
+    adding::refuse_if_stopping(&shared)?;
+    let root = shared.roots.find(&root);
+    let root = root.map_err(|error| Refusal::of("root", StatusCode::FORBIDDEN, error))?;
+    let moved = shared.torrents.move_files(hash, root).await?;
+    Ok(Json(json!({
+        "root": moved.root,
+        "kept": kept_files(&moved.kept),
+        "kept_count": moved.kept_count,
+    })))
+}

@@ -1,0 +1,179 @@
+//! A torrent's files are moved, by the API and by the command, and through kills.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ecs_torrent::InfoHash;
+use ecs_torrent::components::session::Session;
+use ecs_torrent::making::MakeOptions;
+use serde_json::{Value, json};
+
+use crate::bed::{Answer, Daemon, fail, succeed, wait_until, write_album};
+use crate::content::{compare, make_torrent, noise, write_file};
+
+/// Starts a daemon that may use the folders in `roots`.
+fn start(folder: &Path, roots: &[&Path]) -> Daemon {
+    let config = format!("(api: (allow_roots: {roots:?}))");
+    fs::write(folder.join("c.ron"), config).unwrap();
+    Daemon::start_with(folder, &["--config", "c.ron"])
+}
+
+fn move_to(daemon: &Daemon, hash: &str, body: &Value) -> Answer {
+    let headers = [
+        ("Authorization", &*daemon.bearer()),
+        ("Content-Type", "application/json"),
+    ];
+    let path = format!("/api/v1/torrents/{hash}/move");
+    daemon.ask("POST", &path, &headers, body.to_string().as_bytes())
+}
+
+/// Downloads a torrent of a seed in `source` into the daemon's download folder.
+fn download(daemon: &Daemon, source: &Path, bytes: &[u8]) {
+    let seed = Daemon::start(source);
+    assert_eq!(seed.post("/api/v1/torrents", bytes).status, 201);
+    let mut events = daemon.events();
+    let added = daemon.post(&format!("/api/v1/torrents?peer={}", seed.peers), bytes);
+    assert_eq!(added.status, 201);
+    events.wait_for("completed");
+}
+
+#[test]
+fn files_are_moved_on_request() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path().canonicalize().unwrap();
+    let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let source = tempfile::tempdir().unwrap();
+    let (hash, bytes) = write_album(&source.path().join("downloads"));
+    let daemon = start(&folder, &[memory.path()]);
+    download(&daemon, source.path(), &bytes);
+    let whole = source.path().join("downloads/album");
+    let far = memory.path().join("new");
+
+    let moved = move_to(&daemon, &hash, &json!({"root": far}));
+    assert_eq!(moved.status, 200, "{moved:?}");
+    assert_eq!(moved.json(), json!({"root": far, "kept": [], "kept_count": 0}));
+    assert_eq!(compare(&whole, &far.join("album")), Ok(()));
+    assert!(!folder.join("downloads/album").exists());
+    let stats = format!("/api/v1/torrents/{hash}?fields=root,moving,completed");
+    let expected = json!({"root": far, "moving": null, "completed": 400_000});
+    assert_eq!(daemon.get(&stats).json(), expected);
+    let near = folder.join("downloads/near");
+    let printed = succeed(&folder, &["move", &hash[..6], near.to_str().unwrap()]);
+    assert_eq!(printed, format!("moved {hash} album to {}\n", near.display()));
+    assert_eq!(compare(&whole, &near.join("album")), Ok(()));
+
+    // Every refusal names the field and the reason.
+    move_to(&daemon, &hash, &json!({"root": "/etc"})).refused(403, Some("root"));
+    move_to(&daemon, &hash, &json!({"root": "../up"})).refused(403, Some("root"));
+    move_to(&daemon, &hash, &json!({"root": "near/album/a"})).refused(400, Some("root"));
+    move_to(&daemon, &hash, &json!({"root": "near", "force": true})).refused(400, Some("body"));
+    move_to(&daemon, &hash, &json!({})).refused(400, Some("body"));
+    move_to(&daemon, &"0".repeat(40), &json!({"root": "x"})).refused(404, Some("hash"));
+    write_file(&far, "album/c.txt", 9, 5);
+    let taken = move_to(&daemon, &hash, &json!({"root": far}));
+    assert_eq!(taken.json()["code"], "files_conflict");
+    assert!(taken.body.contains("album/c.txt"), "{taken:?}");
+    taken.refused(409, Some("root"));
+    let why = fail(&folder, &["move", &hash[..6], far.to_str().unwrap()]);
+    assert!(
+        why.contains("album/c.txt") && why.contains("not this torrent's"),
+        "{why}"
+    );
+    assert_eq!(compare(&whole, &near.join("album")), Ok(()));
+    let magnet = format!("magnet:?xt=urn:btih:{}", "7".repeat(40));
+    succeed(&folder, &["add", &magnet]);
+    let unknown = move_to(&daemon, &"7".repeat(40), &json!({"root": "x"}));
+    assert_eq!(unknown.json()["code"], "metadata_unknown");
+    let usage = crate::command::command(&folder, &["move", "abc", "x"])
+        .output()
+        .unwrap();
+    assert_eq!(usage.status.code(), Some(2));
+}
+
+/// The download folder that the saved session names.
+fn saved_root(folder: &Path, hash: &str) -> PathBuf {
+    let hash: InfoHash = hash.parse().unwrap();
+    let bytes = fs::read(folder.join(format!(".ecs_torrent/state/{hash}.ron"))).unwrap();
+    Session::parse(&bytes, hash).unwrap().root
+}
+
+/// A daemon that is killed at any moment of moves between two file systems has the whole data at the place that its session
+/// names, and ends the move when it runs again.
+#[test]
+fn kills_during_moves_lose_nothing() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path().canonicalize().unwrap();
+    let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let source = tempfile::tempdir().unwrap();
+    for (number, name) in (1..).zip(["a", "b/c", "b/d", "e"]) {
+        write_file(
+            &source.path().join("downloads"),
+            &format!("album/{name}"),
+            number,
+            6_000_001,
+        );
+    }
+    let whole = source.path().join("downloads/album");
+    let bytes = make_torrent(&whole, MakeOptions::default());
+    let loaded = ecs_torrent::Source::from(bytes::Bytes::from(bytes.clone()))
+        .load()
+        .unwrap();
+    let hash = loaded.hashes.primary().to_string();
+    let places = [
+        folder.join("downloads/one"),
+        memory.path().join("two"),
+        folder.join("downloads/three"),
+    ];
+    let mut daemon = start(&folder, &[memory.path()]);
+    download(&daemon, source.path(), &bytes);
+
+    let (mut interrupted, mut switched) = (0, 0);
+    for round in 0..40 {
+        let to = &places[round % 3];
+        let from = saved_root(&folder, &hash);
+        let body = json!({"root": to}).to_string();
+        let headers = [
+            ("Authorization", &*daemon.bearer()),
+            ("Content-Type", "application/json"),
+        ];
+        let request = daemon.head(
+            "POST",
+            &format!("/api/v1/torrents/{hash}/move"),
+            &headers,
+            body.as_bytes(),
+        );
+        let mut stream = daemon.connect();
+        std::io::Write::write_all(&mut stream, &request).unwrap();
+        // A move takes some 100 ms here.
+        let random = u64::from_le_bytes(noise(7700 + round as u64, 8).try_into().unwrap());
+        std::thread::sleep(Duration::from_micros((random >> 8) % 150_000));
+        daemon.kill();
+        let root = saved_root(&folder, &hash);
+        assert!(root == from || root == *to, "{}", root.display());
+        assert_eq!(compare(&whole, &root.join("album")), Ok(()), "round {round}");
+        switched += usize::from(root == *to && from != *to);
+        let other = if root == *to { &from } else { to };
+        interrupted += usize::from(other != &root && other.join("album").exists());
+        daemon = Daemon::start_with(&folder, &["--config", "c.ron"]);
+        wait_until("the end of the move", || {
+            let stats = daemon
+                .get(&format!("/api/v1/torrents/{hash}?fields=state,completed"))
+                .json();
+            stats == json!({"state": "seeding", "completed": 24_000_004})
+        });
+        let root = saved_root(&folder, &hash);
+        assert_eq!(compare(&whole, &root.join("album")), Ok(()), "round {round}");
+        for place in places.iter().filter(|place| **place != root) {
+            assert!(
+                !place.join("album").exists(),
+                "round {round}: {} is left beside {}: {}",
+                place.display(),
+                root.display(),
+                daemon.log()
+            );
+        }
+    }
+    eprintln!("40 kills: {interrupted} between the two places, {switched} after the switch");
+    assert!(interrupted > 3, "{interrupted} kills hit a move");
+}
