@@ -27,7 +27,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 
 /// Components that decide a torrent's state or are its state, and the features that write them. The first is the feature
 /// that owns the component.
-const WRITERS: [(&str, &[&str]); 11] = [
+const WRITERS: [(&str, &[&str]); 12] = [
     ("Desired", &["lifecycle"]),
     ("Layout", &["lifecycle"]),
     ("Readiness", &["lifecycle"]),
@@ -37,6 +37,7 @@ const WRITERS: [(&str, &[&str]); 11] = [
     ("Blocked", &["lifecycle"]),
     ("Waiting", &["queue"]),
     ("AwaitingSession", &["lifecycle"]),
+    ("Moving", &["lifecycle"]),
     ("Stopping", &["lifecycle"]),
     ("Lifecycle", &["lifecycle"]),
 ];
