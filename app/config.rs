@@ -6,8 +6,9 @@ use std::path::PathBuf;
 
 use ecs_torrent_components::settings::{
     DhtSettings, LabelSettings, LifecycleSettings, LimitSettings, LsdSettings, MetadataSettings, NetSettings, Number,
-    Numbers, PeerSettings, PexSettings, QueueSettings, RequestSettings, SeedingSettings, SessionSettings, SettingError,
-    Settings, StorageSettings, TickSettings, TrackerSettings, UploadSettings, check_numbers,
+    Numbers, PeerSettings, PexSettings, QueueSettings, ReaderSettings, RequestSettings, SeedingSettings,
+    SessionSettings, SettingError, Settings, StorageSettings, TickSettings, TrackerSettings, UploadSettings,
+    check_numbers,
 };
 use serde::{Deserialize, Serialize};
 
@@ -56,6 +57,8 @@ pub struct Config {
     pub lifecycle: LifecycleSettings,
     /// Labels and categories of torrents.
     pub labels: LabelSettings,
+    /// Reading of files while they are downloaded.
+    pub readers: ReaderSettings,
     /// The HTTP API.
     pub api: ApiSettings,
     /// Watch folders, hooks and webhooks.
@@ -169,6 +172,7 @@ impl Config {
             session: self.session.clone(),
             lifecycle: self.lifecycle.clone(),
             labels: self.labels.clone(),
+            readers: self.readers.clone(),
         }
     }
 }

@@ -11,6 +11,7 @@ mod address;
 mod answers;
 mod changing;
 mod connections;
+mod content;
 mod dht;
 mod event_log;
 mod events;

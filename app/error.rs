@@ -9,6 +9,7 @@ use ecs_torrent_components::commands::{
 };
 use ecs_torrent_components::dht::DhtError;
 use ecs_torrent_components::links::FollowError;
+use ecs_torrent_components::readers::ReadError;
 use ecs_torrent_components::settings::ChangeError;
 use ecs_torrent_engine::backends::StartError;
 use ecs_torrent_engine::mailbox::{EngineGone, SendError, UnsupportedCommand};
@@ -97,6 +98,9 @@ pub enum Error {
     /// The priorities of files are not changed.
     #[error(transparent)]
     SetFiles(SetFilesError),
+    /// A file of a torrent cannot be read.
+    #[error(transparent)]
+    ReadFile(ReadError),
     /// The trackers of a torrent are not edited.
     #[error(transparent)]
     EditTrackers(EditTrackersError),
@@ -201,6 +205,15 @@ impl From<SetFilesError> for Error {
         match error {
             SetFilesError::NotFound(error) => error.into(),
             error => Self::SetFiles(error),
+        }
+    }
+}
+
+impl From<ReadError> for Error {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::NotFound(error) => error.into(),
+            error => Self::ReadFile(error),
         }
     }
 }

@@ -52,6 +52,7 @@ pub mod host;
 mod id;
 pub mod making;
 pub mod prelude;
+mod reader;
 mod running;
 mod selection;
 #[cfg(feature = "sim")]
@@ -83,6 +84,7 @@ pub use ecs_torrent_systems::TorrentPlugins;
 pub use self::blocking::BlockingTorrents;
 pub use self::error::Error;
 pub use self::id::TorrentId;
+pub use self::reader::FileReader;
 pub use self::running::{Engine, EngineBuilder};
 pub use self::selection::{Field, Selection};
 pub use self::source::{ReadSource, Source};

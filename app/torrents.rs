@@ -24,7 +24,7 @@ use ecs_torrent_components::settings::{
 use ecs_torrent_components::stats::{FileStats, StoppedTorrent, TorrentStats};
 use ecs_torrent_components::wanted::{FilePriority, PieceOrderChange};
 use ecs_torrent_engine::backends::net::check_addresses;
-use ecs_torrent_engine::mailbox::{EngineGone, EngineHandle};
+use ecs_torrent_engine::mailbox::{EngineGone, EngineHandle, ReservedPlace};
 use ecs_torrent_protocol::tracker::ScrapeCounts;
 use futures_channel::oneshot;
 use serde::Deserialize;
@@ -900,6 +900,13 @@ impl Torrents {
         let reply = Reply::new(move |answer| drop(sender.send(answer)));
         self.handle.send(command(reply)).await?;
         Ok(receiver.await.map_err(|_| EngineGone)?)
+    }
+}
+
+impl Torrents {
+    /// Reserves a place for a command that is sent without waiting.
+    pub(crate) async fn reserve(&self) -> Result<ReservedPlace, EngineGone> {
+        self.handle.reserve().await
     }
 }
 

@@ -56,7 +56,7 @@ struct Finding {
     verdict: Verdict,
     /// The state, human-readable.
     text: String,
-    /// What to do, if anything.
+    /// Advice for the user, if there is any.
     advice: Option<String>,
 }
 

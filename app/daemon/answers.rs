@@ -12,6 +12,7 @@ use ecs_torrent_components::commands::{
 use ecs_torrent_components::dht::DhtError;
 use ecs_torrent_components::links::FollowError;
 use ecs_torrent_components::rate_limit::LimitError;
+use ecs_torrent_components::readers::ReadError;
 use ecs_torrent_components::settings::{ChangeError, SettingError};
 use ecs_torrent_protocol::hash::sha1;
 use serde::Serialize;
@@ -215,6 +216,12 @@ impl From<Error> for Refusal {
             Error::SetFiles(SetFilesError::NoSuchFile { .. } | SetFilesError::TooMany(_)) => {
                 Self::of("body", StatusCode::BAD_REQUEST, text)
             }
+            Error::ReadFile(ReadError::NoMetadata(_)) => Self::conflict(ErrorCode::MetadataUnknown, text),
+            Error::ReadFile(ReadError::NoSuchFile { .. }) => Self::of("index", StatusCode::NOT_FOUND, text),
+            Error::ReadFile(ReadError::Skipped { .. } | ReadError::NotRunning { .. }) => {
+                Self::new(StatusCode::CONFLICT, text)
+            }
+            Error::ReadFile(ReadError::TooMany(_)) => Self::new(StatusCode::SERVICE_UNAVAILABLE, text),
             Error::Add(AddError::BadFolder { .. }) => Self::of("into", StatusCode::BAD_REQUEST, text),
             Error::Metainfo { .. } | Error::Magnet(_) | Error::Unsupported { .. } => {
                 Self::of("body", StatusCode::BAD_REQUEST, text)

@@ -11,8 +11,8 @@ use tower_http::compression::{CompressionLayer, CompressionLevel};
 use super::answers::{self, Refusal};
 use super::requests::{NamedTorrent, NoParameters, Query, parse_hash};
 use super::{
-    NONCE_DIGITS, Phase, Shared, adding, changing, dht, events, files, guard, limits, listing, metrics, moving, peers,
-    queue, trackers,
+    NONCE_DIGITS, Phase, Shared, adding, changing, content, dht, events, files, guard, limits, listing, metrics,
+    moving, peers, queue, trackers,
 };
 use crate::{Field, RemoveOptions};
 
@@ -76,6 +76,18 @@ fn table() -> Vec<Route> {
             "/api/v1/torrents/{hash}/files",
             Token,
             routing::patch(files::set),
+        ),
+        route(
+            "get",
+            "/api/v1/torrents/{hash}/files/{index}/content",
+            Token,
+            routing::get(content::get),
+        ),
+        route(
+            "head",
+            "/api/v1/torrents/{hash}/files/{index}/content",
+            Token,
+            routing::head(content::head),
         ),
         route("get", "/api/v1/torrents/{hash}/peers", Token, routing::get(peers::list)),
         route(

@@ -19,6 +19,7 @@
 //! | [`wanted`], [`selection`] | the files that the user wants, and the pieces that follow |
 //! | [`work_list`] | lists of entities with work to do |
 //! | [`queue`] | places of torrents in the queue |
+//! | [`readers`] | readers of files, and the pieces that they need next |
 //! | [`seeding`] | limits on how much a torrent seeds |
 //! | [`super_seeding`] | the turns of super-seeding |
 //! | [`connections`], [`prefix`], [`scope`] | connection counts by torrent and network, and kinds of networks |
@@ -46,6 +47,7 @@ pub mod queue;
 pub mod random;
 pub mod rate;
 pub mod rate_limit;
+pub mod readers;
 pub mod reaper;
 pub mod scope;
 pub mod seeding;

@@ -7,6 +7,7 @@
 mod changes;
 mod queue;
 mod ranges;
+mod readers;
 mod seeding;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -27,6 +28,7 @@ pub use self::changes::{
 };
 pub use self::queue::{NO_MAXIMUM, QueueSettings};
 pub use self::ranges::{Number, Numbers, SettingError, check_numbers};
+pub use self::readers::ReaderSettings;
 pub use self::seeding::{NO_RATIO, NO_TIME, SeedingAction, SeedingSettings};
 
 /// All settings.
@@ -77,6 +79,8 @@ pub struct Settings {
     pub lifecycle: LifecycleSettings,
     /// Labels and categories of torrents.
     pub labels: LabelSettings,
+    /// Reading of files while they are downloaded.
+    pub readers: ReaderSettings,
 }
 
 /// How often the engine ticks.

@@ -78,6 +78,17 @@ impl EngineHandle {
         }
     }
 
+    /// Reserves a place in the mailbox, for a command that has to be sent without waiting, such as in a destructor. The
+    /// place is occupied until then.
+    ///
+    /// # Errors
+    /// Returns [`EngineGone`] if the engine has stopped.
+    pub async fn reserve(&self) -> Result<ReservedPlace, EngineGone> {
+        let permit = self.sender.clone().reserve_owned().await.map_err(|_| EngineGone)?;
+        let waker = self.waker.clone();
+        Ok(ReservedPlace { permit, waker })
+    }
+
     /// Runs `look` on the engine's world, in the engine's thread, right after the ports are drained. Gives tests and
     /// hosts access to state that no command reports.
     ///
@@ -87,6 +98,30 @@ impl EngineHandle {
         self.sender.send(Box::new(look)).await.map_err(|_| EngineGone)?;
         self.waker.wake();
         Ok(())
+    }
+}
+
+/// A reserved place in the mailbox.
+pub struct ReservedPlace {
+    permit: mpsc::OwnedPermit<Command>,
+    waker: Waker,
+}
+
+impl fmt::Debug for ReservedPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ReservedPlace")
+    }
+}
+
+impl ReservedPlace {
+    /// Sends a command. An engine that has stopped, or has no feature for the command, drops it.
+    pub fn send<C: Send + Sync + 'static>(self, command: C) {
+        self.permit.send(Box::new(move |world| {
+            if let Some(mut queue) = world.get_resource_mut::<CommandQueue<C>>() {
+                queue.0.push_back(command);
+            }
+        }));
+        self.waker.wake();
     }
 }
 
@@ -152,6 +187,29 @@ mod tests {
         let error = send(&mut world, &handle, Strange).unwrap_err();
         assert_eq!(error, UnsupportedCommand { command: "Strange" }.into());
         assert!(error.to_string().contains("Strange"), "{error}");
+    }
+
+    #[test]
+    fn a_reserved_place_takes_a_command_at_once() {
+        let (mailbox, handle) = Mailbox::new(Waker::none());
+        let mut world = World::new();
+        world.insert_resource(mailbox);
+        world.init_resource::<CommandQueue<Known>>();
+        let mut context = Context::from_waker(TaskWaker::noop());
+        for _ in 0..2 {
+            let Poll::Ready(Ok(place)) = pin!(handle.reserve()).poll(&mut context) else {
+                panic!("there is room");
+            };
+            place.send(Known);
+        }
+        Mailbox::deliver(&mut world, 10);
+        assert_eq!(world.resource::<CommandQueue<Known>>().0.len(), 2);
+        let place = pin!(handle.reserve()).poll(&mut context);
+        drop(world);
+        let Poll::Ready(Ok(place)) = place else {
+            panic!("there is room");
+        };
+        place.send(Known);
     }
 
     #[test]

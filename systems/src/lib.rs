@@ -45,6 +45,7 @@ pub mod ownership;
 pub mod pex;
 pub mod picking;
 pub mod queue;
+pub mod readers;
 pub mod reaping;
 pub mod seeding;
 pub mod sessions;
@@ -83,7 +84,8 @@ pub mod verification;
 ///
 /// Some features are optional: [`smart_ban`], [`suggesting`], [`trackers`] (with or without scrapes and edits),
 /// [`pex`], [`lsd`], [`following`] (with or without [`dht`], which it needs), [`labels`], [`seeding`], [`queue`],
-/// [`extensions`], [`metadata`], [`hints`], [`stats`], [`changes`] and [`dates`] can be left out with
+/// [`extensions`], [`metadata`], [`hints`], [`readers`], [`stats`], [`changes`] and [`dates`] can be left out
+/// with
 /// [`PluginGroupBuilder::disable`](bevy_app::PluginGroupBuilder::disable).
 ///
 /// # Panics
@@ -132,6 +134,7 @@ impl PluginGroup for TorrentPlugins {
             .add(following::FollowingPlugin)
             .add(lsd::LsdPlugin)
             .add(dialing::DialingPlugin)
+            .add(readers::ReadersPlugin)
             .add(picking::PickingPlugin)
             .add(stats::StatsPlugin)
             .add(changes::ChangesPlugin)
@@ -257,6 +260,8 @@ pub enum DecideSet {
     LinkedPeers,
     /// Selects addresses to connect to.
     Dialing,
+    /// Serves readers of files, and decides which pieces they need next.
+    Readers,
     /// Selects the blocks to request.
     Picking,
     /// Updates the statistics for users.
@@ -315,7 +320,7 @@ impl Plugin for OrderPlugin {
         order_announce(app);
         use DecideSet::{
             Availability, Choking, Dht, Dialing, Disconnect, Discovery, Extensions, Following, Lifecycle, LinkedPeers,
-            LocalDiscovery, Picking, Queue, Seeding, Sessions, Stats, Suggestions, Timeouts, Uploads,
+            LocalDiscovery, Picking, Queue, Readers, Seeding, Sessions, Stats, Suggestions, Timeouts, Uploads,
         };
         let decide = (
             Seeding,
@@ -335,6 +340,7 @@ impl Plugin for OrderPlugin {
             LocalDiscovery,
             LinkedPeers,
             Dialing,
+            Readers,
             Picking,
             Stats,
         );

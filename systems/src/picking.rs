@@ -1,12 +1,14 @@
 //! The piece picker: which blocks are requested from which peer.
 //!
-//! A peer continues with its current piece. After that the order is: rare pieces that it suggests, abandoned pieces,
+//! Pieces that readers need come first, in the order of their deadlines. Otherwise a peer continues with its current
+//! piece. After that the order is: rare pieces that it suggests, abandoned pieces,
 //! the rarest new piece, pieces that other peers are downloading, and in the endgame blocks that are requested from
 //! other peers. Only peers in the refill queue are visited; a peer for which nothing is found waits until blocks become
 //! free.
 
 pub mod choice;
 mod flight;
+mod pace;
 pub mod rarity;
 mod refill;
 #[cfg(test)]
@@ -32,6 +34,7 @@ use ecs_torrent_components::work_list::WorkList;
 use ecs_torrent_engine::schedule::Tick;
 
 pub(crate) use self::flight::Beginning;
+use self::pace::Pace;
 use self::rarity::RarityOrder;
 use self::timers::{LateCheck, PeerTimers, Resume, expire_requests, resume_paused, withdraw_overtaken};
 use crate::conditions::{has_due, has_messages};
@@ -93,6 +96,19 @@ pub struct Picker {
     pub order: RarityOrder,
     /// Peers that could send more, for which no block is free.
     starved: WorkList<Starved>,
+    /// The speed of the fastest peer, while readers need pieces.
+    pace: Pace,
+}
+
+impl Picker {
+    /// Creates a picker for which no peer waits.
+    fn new(order: RarityOrder) -> Self {
+        Self {
+            order,
+            starved: WorkList::default(),
+            pace: Pace::default(),
+        }
+    }
 }
 
 /// Names the lists of peers that wait for a block or memory to become free. A peer waits for one of them at a time.

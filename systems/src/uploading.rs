@@ -367,7 +367,7 @@ fn send_blocks(
 
 /// Creates the failure of a torrent whose data cannot be read. Complete data that is gone is a fault; the restart after
 /// it checks what is left (Fault 73).
-fn fault(torrent: Entity, error: &DiskError, span: Span) -> FailTorrent {
+pub(crate) fn fault(torrent: Entity, error: &DiskError, span: Span) -> FailTorrent {
     let mut fault = storage::fault(torrent, error);
     if error.is_absence() {
         fault.reason = format!("data that was complete is gone (at byte {}): {error}", span.offset).into();

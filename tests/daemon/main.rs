@@ -47,6 +47,7 @@ mod peers;
 mod process;
 mod queue;
 mod quiet;
+mod reading;
 mod rechecking;
 mod seeding;
 mod settings;

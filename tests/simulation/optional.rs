@@ -9,8 +9,8 @@ use ecs_torrent::components::torrent::TorrentIndex;
 use ecs_torrent::engine::sim::Simulation;
 use ecs_torrent::protocol::time::Timestamp;
 use ecs_torrent::systems::{
-    TorrentPlugins, changes, dates, dht, extensions, following, hints, labels, lsd, metadata, pex, queue, seeding,
-    smart_ban, stats, suggesting, trackers,
+    TorrentPlugins, changes, dates, dht, extensions, following, hints, labels, lsd, metadata, pex, queue, readers,
+    seeding, smart_ban, stats, suggesting, trackers,
 };
 
 use crate::{add, ip, torrent};
@@ -104,6 +104,10 @@ fn an_engine_works_without_each_optional_feature() {
     moves(
         "hints of magnet links",
         Without(PluginGroupBuilder::disable::<hints::HintsPlugin>),
+    );
+    moves(
+        "readers",
+        Without(PluginGroupBuilder::disable::<readers::ReadersPlugin>),
     );
     moves("stats", Without(PluginGroupBuilder::disable::<stats::StatsPlugin>));
 }

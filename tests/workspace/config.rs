@@ -7,10 +7,11 @@ use ecs_torrent::config::{Config, DEFAULT};
 use ron::extensions::Extensions;
 use ron::ser::PrettyConfig;
 
-const SOURCES: [&str; 6] = [
+const SOURCES: [&str; 7] = [
     include_str!("../../components/src/settings.rs"),
     include_str!("../../components/src/settings/seeding.rs"),
     include_str!("../../components/src/settings/queue.rs"),
+    include_str!("../../components/src/settings/readers.rs"),
     include_str!("../../app/daemon/settings.rs"),
     include_str!("../../app/automation/settings.rs"),
     include_str!("../../app/config.rs"),

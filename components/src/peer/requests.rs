@@ -38,6 +38,13 @@ const LEAST_PATIENCE: Duration = Duration::from_millis(20);
 /// Endgame patience for a peer that has sent no block yet: longer than the round trips of nearly all paths.
 const UNKNOWN_PATIENCE: Duration = Duration::from_secs(1);
 
+/// Requests in a shallow pipeline, relative to those that are on their way at the present rate: some more, so that the
+/// rate can grow.
+const SHALLOW_GAIN: f64 = 1.25;
+
+/// Fewest requests in a shallow pipeline: enough for a peer that was idle to begin quickly.
+const LEAST_SHALLOW: u32 = 6;
+
 /// Our requests to a peer.
 #[derive(Component, Debug, Default)]
 pub struct Requests {
@@ -80,6 +87,8 @@ pub struct Requests {
     answered_count: u64,
     /// Time from a request to its block, smoothed; zero before the first block.
     answer_time: Duration,
+    /// The shortest time from a request to its block.
+    least_answer_time: Duration,
     /// The peer timed out and has sent nothing since.
     pub is_silent: bool,
     /// Until this time the peer gets no piece exclusively, because it was silent.
@@ -137,6 +146,10 @@ impl Requests {
         self.answer_time = match self.answered_count {
             0 => took,
             _ => (self.answer_time * 7 + took) / 8,
+        };
+        self.least_answer_time = match self.answered_count {
+            0 => took,
+            _ => self.least_answer_time.min(took),
         };
         self.answered_count += 1;
         self.last_block = now;
@@ -225,6 +238,17 @@ impl Requests {
             true => (self.answer_time(now) * 2).max(LEAST_PATIENCE),
             false => UNKNOWN_PATIENCE,
         }
+    }
+
+    /// Returns the number of requests that keep the peer busy and make no long queue at the peer, for a download at this
+    /// rate: a block that is requested now arrives about a round trip later. Unlimited while the rate still grows.
+    #[must_use]
+    pub fn shallow_depth(&self, bytes_per_s: u64) -> u32 {
+        if !self.depth.is_steady {
+            return u32::MAX;
+        }
+        let in_flight = bytes_per_s as f64 * self.least_answer_time.as_secs_f64() / f64::from(BLOCK_SIZE);
+        ((in_flight * SHALLOW_GAIN).ceil() as u32).max(LEAST_SHALLOW)
     }
 
     /// Cancels a request whose block another peer has sent: this peer would have taken at least as long as it has taken

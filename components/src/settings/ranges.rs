@@ -9,8 +9,8 @@ use crate::labels::LabelBounds;
 
 use super::{
     DhtSettings, LEAST_LIMIT, LabelSettings, LifecycleSettings, LimitSettings, LsdSettings, MetadataSettings, NO_LIMIT,
-    NO_RATIO, NO_TIME, NetSettings, PeerSettings, PexSettings, QueueSettings, RequestSettings, SeedingSettings,
-    SessionSettings, Settings, StorageSettings, TickSettings, TrackerSettings, UploadSettings,
+    NO_RATIO, NO_TIME, NetSettings, PeerSettings, PexSettings, QueueSettings, ReaderSettings, RequestSettings,
+    SeedingSettings, SessionSettings, Settings, StorageSettings, TickSettings, TrackerSettings, UploadSettings,
 };
 
 /// A numeric setting, with its value and its range.
@@ -367,6 +367,15 @@ setting_ranges!(LabelSettings, "labels" {
     max_length_bytes: 1..=LabelBounds::WIDEST.max_length_bytes as u64,
 });
 
+setting_ranges!(ReaderSettings, "readers" {
+    // Each one has a place in the mailbox of the engine.
+    max_readers: 1..=512,
+    window_bytes: 16 * KIB..=GIB,
+    read_bytes: 16 * KIB..=16 * MIB,
+    idle_s: 1..=HOUR_S,
+    timeout_s: 1..=DAY_S,
+});
+
 impl Numbers for Settings {
     fn numbers(&self) -> Vec<Number> {
         [
@@ -387,6 +396,7 @@ impl Numbers for Settings {
             self.session.numbers(),
             self.lifecycle.numbers(),
             self.labels.numbers(),
+            self.readers.numbers(),
         ]
         .concat()
     }

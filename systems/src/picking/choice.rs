@@ -6,6 +6,7 @@ use bevy_ecs::entity::Entity;
 use ecs_torrent_components::peer::{PeerPieces, Requests};
 use ecs_torrent_components::piece::{ActivePiece, PiecePhase};
 use ecs_torrent_components::random::Random;
+use ecs_torrent_components::readers::PieceDeadlines;
 use ecs_torrent_components::settings::RequestSettings;
 use ecs_torrent_components::torrent::ActivePieces;
 use ecs_torrent_protocol::geometry::Geometry;
@@ -22,6 +23,16 @@ const SLOW_FACTOR: u32 = 2;
 
 /// Minimum time for which a peer keeps an exclusive piece, because its blocks are dropped when it loses the piece.
 const LEAST_HOLD: Duration = Duration::from_secs(1);
+
+/// A peer that takes this many times longer for a block than the fastest one leaves urgent pieces to others. The times of
+/// equal peers differ by less.
+const MUCH_SLOWER: u32 = 4;
+
+/// Time before its deadline from which on a piece is due.
+const URGENCY: Duration = Duration::from_secs(1);
+
+/// Time after its deadline from which on a piece is requested from slow peers too.
+const OVERDUE: Duration = Duration::from_secs(1);
 
 /// Time after which the endgame is considered again while downloads are limited.
 const LIMITED_PAUSE: Duration = Duration::from_secs(2);
@@ -62,6 +73,10 @@ pub struct TorrentView<'a, P, M> {
     pub settings: &'a RequestSettings,
     /// Blocks wait for the limit on downloads: a second copy of a block would not arrive sooner.
     pub is_limited: bool,
+    /// The pieces that readers need next.
+    pub deadlines: Option<&'a PieceDeadlines>,
+    /// How long the fastest peer takes for a block. Known while there are deadlines.
+    pub best_answer_time: Duration,
 }
 
 /// The decision for one peer.
@@ -105,6 +120,8 @@ pub enum Pick {
 pub enum Reason {
     /// The peer sends it even while it chokes us (BEP 6).
     AllowedFast,
+    /// A reader needs the piece.
+    Deadline,
     /// The peer's current piece continues.
     Current,
     /// The peer suggested the piece, and no rarer one exists.
@@ -151,12 +168,17 @@ where
 {
     fn by_preference(&self, random: &mut Random) -> Choice {
         let requests = self.peer.requests;
+        let mut choice = Choice::default();
+        if let Some(deadlines) = self.torrent.deadlines
+            && self.for_readers(deadlines, &mut choice)
+        {
+            return choice;
+        }
         if let Some(piece) = requests.current
             && let Some(block) = self.free_block(piece)
         {
             return active(piece, block, Reason::Current).into();
         }
-        let mut choice = Choice::default();
         let order = self.torrent.order;
         let mut rarest = None;
         if requests.suggested.iter().any(|piece| order.is_pickable(*piece)) {
@@ -193,6 +215,43 @@ where
             }
         }
         choice
+    }
+
+    /// Picks a block of the pieces that readers need, in the order of their deadlines. Blocks of a piece that is due are
+    /// also requested from a second peer, if the first one is slow. Returns false if nothing is picked.
+    fn for_readers(&self, deadlines: &PieceDeadlines, choice: &mut Choice) -> bool {
+        let (now, order) = (self.torrent.now, self.torrent.order);
+        for (due, index) in deadlines.iter() {
+            if !self.offers(index) || self.is_too_slow(due, index) {
+                continue;
+            }
+            match self.torrent.active.all.get(&index) {
+                Some(&piece) => {
+                    let free = self.free_block(piece);
+                    choice.pick = free.map(|block| active(piece, block, Reason::Deadline));
+                    if choice.pick.is_none() && due <= now + URGENCY {
+                        choice.pick = self.second_copy(std::iter::once(piece), false, &mut choice.again);
+                    }
+                }
+                None if order.is_pickable(index) => {
+                    self.begin(index, Reason::Deadline, choice);
+                }
+                None => {}
+            }
+            if choice.pick.is_some() {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Whether the peer would send a block after its deadline, and a faster peer may send it in time. A piece that is
+    /// overdue, or that few peers have, is requested from any peer.
+    fn is_too_slow(&self, due: Timestamp, index: u32) -> bool {
+        let (now, order) = (self.torrent.now, self.torrent.order);
+        let takes = self.peer.requests.answer_time(now);
+        let left = due.since(now).max(self.torrent.best_answer_time * MUCH_SLOWER);
+        takes > left && now < due + OVERDUE && order.availability(index) > 2
     }
 
     /// Picks a piece to begin. Returns false if there is no memory for it.
@@ -267,9 +326,25 @@ where
     /// peer's own blocks, because the second copy is wasted, and must be requested from fewer peers than allowed; peers
     /// that are much slower than this one do not count. So a slow peer never keeps a block from a fast one for long.
     fn endgame(&self, wants_memory: bool, again: &mut Option<Timestamp>) -> Option<Pick> {
-        let (peer, torrent) = (self.peer, self.torrent);
+        let torrent = self.torrent;
         let is_endgame = wants_memory || torrent.order.pickable_count() == 0;
-        if !is_endgame || peer.requests.pending().len() >= self.endgame_depth() {
+        if !is_endgame {
+            return None;
+        }
+        let pieces = torrent.active.all.values().copied();
+        self.second_copy(pieces, wants_memory, again)
+    }
+
+    /// Finds a block of `pieces` that other peers owe, to request it from this peer too. With `is_patient`, only blocks
+    /// of slow peers.
+    fn second_copy(
+        &self,
+        pieces: impl Iterator<Item = Entity>,
+        is_patient: bool,
+        again: &mut Option<Timestamp>,
+    ) -> Option<Pick> {
+        let (peer, torrent) = (self.peer, self.torrent);
+        if peer.requests.pending().len() >= self.endgame_depth() {
             return None;
         }
         if torrent.is_limited {
@@ -279,7 +354,7 @@ where
         let patience = peer.requests.endgame_patience(torrent.now);
         let slow = patience * SLOW_FACTOR;
         let mut best: Option<(Entity, u32, usize)> = None;
-        for &entity in torrent.active.all.values() {
+        for entity in pieces {
             let Some(piece) = (torrent.piece)(entity) else { continue };
             if piece.phase != PiecePhase::Filling || piece.is_suspect || !self.may_send(piece) {
                 continue;
@@ -295,7 +370,7 @@ where
                     continue;
                 }
                 // While pieces can be begun as soon as there is memory, only slow peers are helped.
-                let waits = match copies >= torrent.settings.endgame_copies || wants_memory {
+                let waits = match copies >= torrent.settings.endgame_copies || is_patient {
                     true => slow,
                     false => patience,
                 };

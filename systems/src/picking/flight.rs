@@ -11,7 +11,6 @@ use ecs_torrent_components::random::Random;
 use ecs_torrent_components::settings::RequestSettings;
 use ecs_torrent_components::torrent::{ActivePieces, Have, Lifecycle, Partials, StopPhase, TorrentPeers};
 use ecs_torrent_components::wanted::{FileChoice, WantedPieces};
-use ecs_torrent_components::work_list::WorkList;
 use ecs_torrent_protocol::geometry::Geometry;
 
 use super::rarity::{RarityOrder, priority_in};
@@ -49,14 +48,13 @@ pub(super) fn follow_lifecycle(
                 for pieces in peers.iter_many(connected).flatten() {
                     order.add_peer(pieces, &mut random);
                 }
-                let starved = WorkList::default();
                 let is_new = in_flight.is_none();
                 let mut torrent = commands.entity(*torrent);
                 // Plugins read the pieces in flight when the picker is added.
                 if is_new {
                     torrent.insert(ActivePieces::default());
                 }
-                torrent.insert(Picker { order, starved });
+                torrent.insert(Picker::new(order));
                 continue;
             }
             Lifecycle::Downloading => continue,

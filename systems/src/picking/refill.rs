@@ -1,5 +1,7 @@
 //! Fills the request pipelines of peers.
 
+use std::time::Duration;
+
 use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
 use bevy_ecs::system::SystemParam;
@@ -12,6 +14,7 @@ use ecs_torrent_components::peer::{
 use ecs_torrent_components::piece::{ActivePiece, FullPieces, PieceMemory};
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::rate_limit::RateLimits;
+use ecs_torrent_components::readers::PieceDeadlines;
 use ecs_torrent_components::settings::{RequestSettings, Settings};
 use ecs_torrent_components::torrent::{ActivePieces, Content, Layout, Lifecycle, PeerOf, Torrent};
 use ecs_torrent_components::work_list::WorkList;
@@ -127,6 +130,7 @@ type RefilledTorrent = (
     &'static Content,
     &'static mut Picker,
     &'static mut ActivePieces,
+    Option<&'static PieceDeadlines>,
 );
 
 /// Requests blocks from all listed peers, up to the depth of each one's pipeline.
@@ -144,8 +148,10 @@ pub(super) fn refill_requests(
             continue;
         };
         requests.unlist();
-        let Ok((Lifecycle::Downloading, Layout(geometry), content, mut picker, mut active)) = torrents.get_mut(of.0)
-        else {
+        let Ok(torrent) = torrents.get_mut(of.0) else {
+            continue;
+        };
+        let (Lifecycle::Downloading, Layout(geometry), content, mut picker, mut active, deadlines) = torrent else {
             continue;
         };
         requests.expire_suggestions(now);
@@ -159,6 +165,13 @@ pub(super) fn refill_requests(
             continue;
         }
         let rate = rates.download.at(now);
+        let mut depth = depth(&requests, state, extensions, &timers.settings.requests);
+        let mut best_answer_time = Duration::ZERO;
+        if deadlines.is_some() && requests.has_answered() {
+            // Blocks that a reader needs next must not wait behind others.
+            depth = depth.min(requests.shallow_depth(rate));
+            best_answer_time = picker.pace.record(now, requests.answer_time(now));
+        }
         let mut target = Target {
             torrent: of.0,
             geometry,
@@ -170,7 +183,9 @@ pub(super) fn refill_requests(
             is_choked: state.peer_choking,
             is_trusted: late_count == 0 && requests.distrusted_until <= now,
             prefers_sharing: rate * ALONE_SECONDS < u64::from(geometry.piece_length()),
-            depth: late_count + depth(&requests, state, extensions, &timers.settings.requests) as usize,
+            depth: late_count + depth as usize,
+            deadlines,
+            best_answer_time,
         };
         let again = scheduler.fill(now, &mut target, &mut requests, |request| {
             sink.request(entity, &mut source, request);
@@ -212,6 +227,8 @@ struct Target<'a> {
     prefers_sharing: bool,
     /// Most requests outstanding, late ones included.
     depth: usize,
+    deadlines: Option<&'a PieceDeadlines>,
+    best_answer_time: Duration,
 }
 
 /// The parameters with which pieces are begun and continued.
@@ -270,7 +287,7 @@ impl RequestScheduler<'_, '_> {
                     requests.record_suggested_request(now);
                     requests.current = Some(entity);
                 }
-                Reason::Open | Reason::Rarest => requests.current = Some(entity),
+                Reason::Deadline | Reason::Open | Reason::Rarest => requests.current = Some(entity),
                 Reason::AllowedFast | Reason::Current | Reason::Endgame => {}
             }
             if let Some(block) = block {
@@ -306,6 +323,8 @@ impl RequestScheduler<'_, '_> {
             has_memory: |len| memory.fits(len, settings),
             settings,
             is_limited: self.is_limited(target.torrent, now),
+            deadlines: target.deadlines,
+            best_answer_time: target.best_answer_time,
         };
         choose(&peer, &torrent, &mut self.random)
     }

@@ -22,11 +22,7 @@ const BLOCK: u64 = BLOCK_SIZE as u64;
 fn bed() -> Bed {
     let mut bed = Bed::new(PickingPlugin);
     let order = RarityOrder::new(3, |_| true, &mut bed.world.resource_mut::<Random>());
-    let picker = Picker {
-        order,
-        starved: WorkList::default(),
-    };
-    let parts = (picker, crate::testing::torrent(), Readiness::Ready);
+    let parts = (Picker::new(order), crate::testing::torrent(), Readiness::Ready);
     bed.world.entity_mut(bed.torrent).insert(parts);
     bed
 }

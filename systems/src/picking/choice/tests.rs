@@ -29,6 +29,8 @@ struct Table {
     is_choked: bool,
     is_trusted: bool,
     is_limited: bool,
+    deadlines: Option<PieceDeadlines>,
+    best_answer_time: Duration,
     prefers_sharing: bool,
     has_memory: bool,
     now: Timestamp,
@@ -47,6 +49,8 @@ impl Table {
             requests: Requests::default(),
             is_choked: false,
             is_trusted: true,
+            deadlines: None,
+            best_answer_time: Duration::ZERO,
             is_limited: false,
             prefers_sharing: false,
             has_memory: true,
@@ -82,6 +86,8 @@ impl Table {
             piece: |entity| self.pieces.get(&entity),
             has_memory: |_| self.has_memory,
             is_limited: self.is_limited,
+            deadlines: self.deadlines.as_ref(),
+            best_answer_time: self.best_answer_time,
             settings: &self.settings,
         };
         choose(&peer, &torrent, &mut Random::from_seed([1; 32]))
@@ -483,4 +489,88 @@ fn while_downloads_are_limited_there_is_no_endgame() {
     table.is_limited = true;
     let choice = table.choose();
     assert_eq!((choice.pick, choice.again), (None, Some(table.now + LIMITED_PAUSE)));
+}
+
+/// The pieces that readers need come first, in the order of their deadlines, shared among all peers.
+#[test]
+fn the_pieces_that_readers_need_come_before_all_others() {
+    let mut table = Table::new();
+    table.begin(0, Some(1));
+    table.requests.current = Some(entity(100));
+    table.deadlines = Some(PieceDeadlines::new([(at(105), 2), (at(106), 3)]));
+    assert_eq!(table.pick(), new(2, Reason::Deadline));
+    table.begin(2, Some(2));
+    assert_eq!(table.pick(), block(2, 1, Reason::Deadline), "shared with another peer");
+    table
+        .pieces
+        .get_mut(&entity(102))
+        .unwrap()
+        .mark_requested(1, entity(2), at(100), at(100));
+    assert_eq!(table.pick(), new(3, Reason::Deadline));
+    table.has = PeerPieces::none(PIECES);
+    table.has.insert(0);
+    assert_eq!(table.pick(), block(0, 1, Reason::Current), "the peer has none of them");
+}
+
+/// A block of a piece that is due is requested from a second peer, before pieces that are due later.
+#[test]
+fn a_block_that_a_slow_peer_owes_a_reader_is_requested_from_a_second_peer() {
+    let mut table = Table::new();
+    table.deadlines = Some(PieceDeadlines::new([(at(100), 2), (at(101), 3)]));
+    let piece = table.begin(2, Some(2));
+    piece.mark_requested(1, entity(2), at(100), at(103));
+    // The peer takes 100 ms for a block.
+    let pending = Pending {
+        piece: entity(102),
+        block: 0,
+        request: piece.request(0),
+        requested_at: at(99),
+        is_late: false,
+    };
+    table
+        .requests
+        .record_block(at(99) + Duration::from_millis(100), &pending);
+    table.best_answer_time = Duration::from_millis(100);
+    assert_eq!(
+        table.pick(),
+        block(2, 0, Reason::Endgame),
+        "it was requested a second ago"
+    );
+    table.deadlines = Some(PieceDeadlines::new([(at(110), 2), (at(111), 3)]));
+    assert_eq!(table.pick(), new(3, Reason::Deadline), "there is time");
+    table.deadlines = Some(PieceDeadlines::new([(at(100), 2)]));
+    table.is_limited = true;
+    assert_ne!(table.pick(), block(2, 0, Reason::Endgame), "it would not come sooner");
+}
+
+/// A slow peer leaves a piece that is due to faster ones, unless the piece is overdue or rare.
+#[test]
+fn a_slow_peer_gets_the_pieces_that_are_due_later() {
+    let mut table = Table::new();
+    let mut random = Random::from_seed([2; 32]);
+    for _ in 0..3 {
+        table.order.add_peer(&PeerPieces::all(PIECES), &mut random);
+    }
+    let request = BlockRequest {
+        piece: 0,
+        begin: 0,
+        len: BLOCK_SIZE,
+    };
+    let pending = Pending {
+        piece: entity(100),
+        block: 0,
+        request,
+        requested_at: at(90),
+        is_late: false,
+    };
+    // The peer takes three seconds for a block.
+    table.requests.record_block(at(93), &pending);
+    table.best_answer_time = Duration::from_millis(100);
+    table.deadlines = Some(PieceDeadlines::new([(at(100), 2), (at(104), 3)]));
+    assert_eq!(table.pick(), new(3, Reason::Deadline));
+    table.deadlines = Some(PieceDeadlines::new([(at(99), 2), (at(104), 3)]));
+    assert_eq!(table.pick(), new(2, Reason::Deadline), "overdue");
+    table.deadlines = Some(PieceDeadlines::new([(at(100), 2), (at(104), 3)]));
+    table.order.remove_copy(2, &mut random);
+    assert_eq!(table.pick(), new(2, Reason::Deadline), "rare");
 }
