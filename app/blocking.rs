@@ -185,6 +185,14 @@ impl BlockingTorrents {
         block_on(self.0.move_files(id, root))
     }
 
+    /// Blocking form of [`Torrents::relocate`].
+    ///
+    /// # Errors
+    /// As [`Torrents::relocate`].
+    pub fn relocate(&self, id: impl Into<TorrentId>, root: impl Into<PathBuf>) -> Result<(), Error> {
+        block_on(self.0.relocate(id, root))
+    }
+
     /// Blocking form of [`Torrents::recheck`].
     ///
     /// # Errors

@@ -130,6 +130,9 @@ enum Command {
     /// Move the files of a torrent of the daemon to another folder.
     #[cfg(feature = "daemon")]
     Move(client::moving::MoveArgs),
+    /// Say that the files of a torrent of the daemon are in another folder now.
+    #[cfg(feature = "daemon")]
+    Relocate(client::moving::RelocateArgs),
     /// Stop a torrent of the daemon, or all, gracefully.
     #[cfg(feature = "daemon")]
     Stop(client::StopArgs),
@@ -306,6 +309,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Recheck(args) => block_on(client::rechecking::run(args)),
         #[cfg(feature = "daemon")]
         Command::Move(args) => block_on(client::moving::run(args)),
+        #[cfg(feature = "daemon")]
+        Command::Relocate(args) => block_on(client::moving::relocate(args)),
         #[cfg(feature = "daemon")]
         Command::Stop(args) => block_on(client::stop(args)),
         #[cfg(feature = "daemon")]

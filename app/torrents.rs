@@ -456,8 +456,37 @@ impl Torrents {
     /// interrupted.
     pub async fn move_files(&self, id: impl Into<TorrentId>, root: impl Into<PathBuf>) -> Result<MovedFiles, Error> {
         let (TorrentId(torrent), root) = (id.into(), root.into());
-        let command = |reply| PauseOrStart::from(MoveTorrent { torrent, root, reply });
+        let is_there = false;
+        let command = |reply| {
+            PauseOrStart::from(MoveTorrent {
+                torrent,
+                root,
+                is_there,
+                reply,
+            })
+        };
         Ok(self.ask(command).await??)
+    }
+
+    /// Records that a torrent's files are in another folder now: their volume is mounted at another path, or the user
+    /// has moved them. Nothing is moved. Every file that the torrent has must be there with its length. Files that are the
+    /// same as before are not hashed again; others are. A torrent that is blocked because its volume is gone continues.
+    ///
+    /// # Errors
+    /// [`Error::TorrentNotFound`]; [`Error::Move`] with the reason why the torrent stays where it was.
+    pub async fn relocate(&self, id: impl Into<TorrentId>, root: impl Into<PathBuf>) -> Result<(), Error> {
+        let (TorrentId(torrent), root) = (id.into(), root.into());
+        let is_there = true;
+        let command = |reply| {
+            PauseOrStart::from(MoveTorrent {
+                torrent,
+                root,
+                is_there,
+                reply,
+            })
+        };
+        self.ask(command).await??;
+        Ok(())
     }
 
     /// Pauses all torrents that are listed now, concurrently.

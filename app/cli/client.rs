@@ -1,5 +1,5 @@
 //! The commands that talk to a running daemon: `add`, `list`, `stats`, `files`, `peers`, `trackers`, `limit`, `label`,
-//! `queue`, `pause`, `start`, `recheck`, `move`, `stop`, `resume`, `remove`, `shutdown`.
+//! `queue`, `pause`, `start`, `recheck`, `move`, `relocate`, `stop`, `resume`, `remove`, `shutdown`.
 
 pub(super) mod blocking;
 pub(super) mod connection;

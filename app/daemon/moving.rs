@@ -11,24 +11,40 @@ use serde_json::{Value, json};
 use super::answers::{Refusal, kept_files};
 use super::requests::{JsonBody, NamedTorrent};
 use super::{Shared, adding};
+use crate::MovedFiles;
 
 /// The new place of a torrent's files.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Move {
     root: PathBuf,
+    /// Whether the files go there, or are there already.
+    #[serde(rename = "move", default = "yes")]
+    is_to_move: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Moves a torrent's files. The answer comes when that is done; a client that does not wait for it changes nothing.
 pub(super) async fn move_files(
     State(shared): State<Shared>,
     NamedTorrent(hash): NamedTorrent,
-    JsonBody(Move { root }): JsonBody<Move>,
+    JsonBody(Move { root, is_to_move }): JsonBody<Move>,
 ) -> Result<Json<Value>, Refusal> {
     adding::refuse_if_stopping(&shared)?;
     let root = shared.roots.find(&root);
     let root = root.map_err(|error| Refusal::of("root", StatusCode::FORBIDDEN, error))?;
-    let moved = shared.torrents.move_files(hash, root).await?;
+    let moved = if is_to_move {
+        shared.torrents.move_files(hash, root).await?
+    } else {
+        shared.torrents.relocate(hash, root.clone()).await?;
+        MovedFiles {
+            root,
+            ..MovedFiles::default()
+        }
+    };
     Ok(Json(json!({
         "root": moved.root,
         "kept": kept_files(&moved.kept),

@@ -270,7 +270,15 @@ impl<'s> Stage<'s> {
                     number => format!("{FOLDER}-{number}").into(),
                 };
                 let (torrent, reply) = (self.content.info_hash(), Reply::ignored());
-                self.send(who, PauseOrStart::from(MoveTorrent { torrent, root, reply }));
+                self.send(
+                    who,
+                    PauseOrStart::from(MoveTorrent {
+                        torrent,
+                        root,
+                        is_there: false,
+                        reply,
+                    }),
+                );
             }
             Act::Sleeps(who, time) => {
                 let node = self.node(who);

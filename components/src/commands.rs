@@ -596,6 +596,10 @@ pub struct MoveTorrent {
     pub torrent: InfoHash,
     /// The new download folder.
     pub root: PathBuf,
+    /// The files are in the new folder already, and stay there: only the session changes. For example, their volume is
+    /// mounted at another path now. Every file that the torrent has must be there with its length; files that differ from
+    /// the session otherwise are hashed.
+    pub is_there: bool,
     /// Answered when the move has ended, or is interrupted or undone.
     pub reply: Reply<Result<MovedFiles, MoveError>>,
 }
@@ -648,6 +652,14 @@ pub enum MoveError {
         name: Arc<str>,
         /// The file and the reason.
         reason: Arc<str>,
+    },
+    /// A file of the torrent is not in the folder that is said to have its files.
+    #[error("{name} is not relocated: {} is not there, or has another length", path.display())]
+    NotThere {
+        /// The torrent's name.
+        name: Arc<str>,
+        /// The file.
+        path: PathBuf,
     },
     /// The disk failed or is full. Whatever had been moved was moved back.
     #[error("{name} is not moved: {reason}")]

@@ -436,8 +436,8 @@ impl TorrentState {
                 next,
                 FetchingMetadata | Checking | Moving | Queued | Downloading | Finished | Seeding
             ),
-            // At their new place, the files are opened like those of any other torrent.
-            (Moving, next) => next == Adding,
+            // At their new place, the files are opened like those of any other torrent, or the torrent stays paused.
+            (Moving, next) => matches!(next, Adding | Paused),
             (Checking, next) => matches!(next, Queued | Downloading | Finished | Seeding),
             (Queued, next) => matches!(next, Downloading | Finished | Seeding),
             (Downloading, next) => matches!(next, Queued | Finished | Seeding),

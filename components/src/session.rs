@@ -280,6 +280,8 @@ pub enum MoveStage {
     Undoing,
     /// The files are at the new place, and those at the old one are being deleted.
     DeletingOld,
+    /// The user says that the files are at the new place already.
+    Relocating,
 }
 
 /// Blocks of an incomplete piece.

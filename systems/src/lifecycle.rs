@@ -70,6 +70,7 @@ impl Plugin for LifecyclePlugin {
                         moving::collect_checked,
                         opening::loading::collect_loaded,
                         moving::settle_switches,
+                        moving::settle_relocations,
                         moving::collect_moved,
                         metadata::supply_metadata,
                         metadata::open_supplied,

@@ -63,6 +63,17 @@ fn files_are_moved_on_request() {
     assert_eq!(printed, format!("moved {hash} album to {}\n", near.display()));
     assert_eq!(compare(&whole, &near.join("album")), Ok(()));
 
+    fs::rename(&near, folder.join("downloads/elsewhere")).unwrap();
+    let gone = move_to(&daemon, &hash, &json!({"root": "nowhere", "move": false}));
+    assert!(gone.body.contains("nowhere/album/a.txt is not there"), "{gone:?}");
+    gone.refused(400, Some("root"));
+    let elsewhere = folder.join("downloads/elsewhere");
+    let printed = succeed(&folder, &["relocate", &hash[..6], elsewhere.to_str().unwrap()]);
+    assert_eq!(printed, format!("{hash} album is in {}\n", elsewhere.display()));
+    fs::rename(&elsewhere, &near).unwrap();
+    let back = move_to(&daemon, &hash, &json!({"root": "near", "move": false}));
+    assert_eq!(back.json(), json!({"root": near, "kept": [], "kept_count": 0}));
+
     // Every refusal names the field and the reason.
     move_to(&daemon, &hash, &json!({"root": "/etc"})).refused(403, Some("root"));
     move_to(&daemon, &hash, &json!({"root": "../up"})).refused(403, Some("root"));

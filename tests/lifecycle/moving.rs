@@ -370,3 +370,80 @@ fn a_part_file_goes_along() {
     torrent.assert_whole(memory.path());
     wait_until("the end of the part file", || !memory.path().join(&part).exists());
 }
+
+fn relocate(bed: &Bed, id: InfoHash, root: &Path) -> Result<(), Error> {
+    bed.block_on(bed.torrents().relocate(id, root))
+}
+
+/// Files that the user has moved are taken where they are, without a check, in a running and in a paused torrent; a folder
+/// without them is refused by name.
+#[test]
+fn files_that_the_user_has_moved_are_found() {
+    let (whole, mut bed) = Whole::new(192);
+    let [near, far] = whole.places();
+    let refusal = |bed: &Bed, root: &Path| match relocate(bed, whole.id, root) {
+        Err(Error::Move(error @ MoveError::NotThere { .. })) => error.to_string(),
+        other => panic!("{other:?}"),
+    };
+    let reason = refusal(&bed, &near);
+    assert!(reason.contains(near.join("album/a").to_str().unwrap()), "{reason}");
+    fs::create_dir_all(near.parent().unwrap()).unwrap();
+    fs::rename(whole.root(), &near).unwrap();
+    relocate(&bed, whole.id, &near).unwrap();
+    assert_eq!((whole.session().root, whole.session().moving), (near.clone(), None));
+    bed.wait(whole.id, "the opening", |life| *life == Lifecycle::Adding);
+    bed.wait_seeding(whole.id);
+    assert!(!bed.has_checked(whole.id));
+    assert_eq!(bed.stats(whole.id).root, near);
+
+    bed.block_on(bed.torrents().pause(whole.id)).unwrap();
+    fs::rename(&near, whole.root()).unwrap();
+    relocate(&bed, whole.id, &whole.root()).unwrap();
+    bed.wait(whole.id, "the opening", |life| *life == Lifecycle::Adding);
+    bed.wait(whole.id, "the pause", |life| *life == Lifecycle::Paused);
+    bed.block_on(bed.torrents().start(whole.id)).unwrap();
+    bed.wait_seeding(whole.id);
+    assert!(!bed.has_checked(whole.id));
+
+    // A copy on another file system is hashed, and a file of another length is named.
+    bed.block_on(bed.torrents().pause(whole.id)).unwrap();
+    whole.torrent.place(&far);
+    let cut = fs::File::options().write(true).open(far.join("album/sub/b")).unwrap();
+    cut.set_len(5).unwrap();
+    assert!(refusal(&bed, &far).contains("sub/b"));
+    whole.torrent.place(&far);
+    relocate(&bed, whole.id, &far).unwrap();
+    bed.wait(whole.id, "the check", |life| *life == Lifecycle::Checking);
+    bed.wait(whole.id, "the pause", |life| *life == Lifecycle::Paused);
+    assert_eq!(
+        bed.have(whole.id).len(),
+        whole.torrent.geometry().piece_count() as usize
+    );
+}
+
+/// A torrent that waits for its volume continues when the volume is found under another path.
+#[test]
+fn a_volume_is_found_under_another_path() {
+    if !can_mount("moving::a_volume_is_found_under_another_path") {
+        return;
+    }
+    let torrent = Arc::new(Torrent::album(193, "album", &[("a", 500_000), ("b", 500_000)], PIECE));
+    let folder = tempfile::tempdir().unwrap();
+    let (first, second) = (folder.path().join("first"), folder.path().join("second"));
+    let volume = Volume::new(&folder.path().join("volume"), 8 << 20);
+    let mounted = volume.again(&first);
+    let mut bed = Bed::start(&folder.path().join("state-dir"));
+    let seed = Seed::free(&torrent);
+    let id = bed.add(&torrent, &first.join("data"), &[seed.address]);
+    bed.wait_seeding(id);
+    bed.block_on(bed.torrents().pause(id)).unwrap();
+    drop(mounted);
+    bed.block_on(bed.torrents().start(id)).unwrap();
+    bed.wait_blocked(id);
+    let _mounted = volume.again(&second);
+    relocate(&bed, id, &second.join("data")).unwrap();
+    bed.wait_seeding(id);
+    assert!(!bed.has_checked(id), "{:?}", bed.past(id));
+    torrent.assert_whole(&second.join("data"));
+    assert!(is_empty(&first));
+}

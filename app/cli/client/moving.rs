@@ -1,4 +1,4 @@
-//! `move`: a torrent's files go to another folder.
+//! `move` and `relocate`: a torrent's files go to another folder, or are there.
 
 use std::path::PathBuf;
 
@@ -32,6 +32,42 @@ pub(in crate::cli) struct MoveArgs {
     json: bool,
     #[command(flatten)]
     daemon: DaemonAddress,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Nothing is moved: the files are in the folder already, for example because their
+volume is mounted at another path now. Every file that the torrent has must be
+there with its length. Files that have changed otherwise are hashed again.
+
+Example:
+  ecs-torrent relocate 0c1f3b /mnt/other/archive")]
+pub(in crate::cli) struct RelocateArgs {
+    /// Info-hash of the torrent, or its first 6 or more digits.
+    hash: String,
+    /// The folder that has the files now.
+    folder: PathBuf,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    daemon: DaemonAddress,
+}
+
+pub(in crate::cli) async fn relocate(args: RelocateArgs) -> Result<Outcome, CliError> {
+    let daemon = Daemon::find(&args.daemon)?;
+    let found = daemon.find_running(&args.hash).await?;
+    let body = json!({"root": absolute(&args.folder)?, "move": false});
+    let path = format!("/api/v1/torrents/{}/move", found.hash);
+    let moved = daemon.post_json(&path, &body).await?;
+    match args.json {
+        true => print_json(&moved),
+        false => say!(
+            "{found} is in {}",
+            printable(moved["root"].as_str().unwrap_or_default())
+        ),
+    }
+    Ok(Outcome::Done)
 }
 
 pub(in crate::cli) async fn run(args: MoveArgs) -> Result<Outcome, CliError> {

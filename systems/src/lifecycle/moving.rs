@@ -6,7 +6,7 @@
 //! that is durable, the disk deletes the old files. A pause, a stop or a kill leaves the record, and the next opening goes on
 //! where it says.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bevy_ecs::entity::EntityHashMap;
@@ -20,7 +20,7 @@ use ecs_torrent_components::ids::StorageId;
 use ecs_torrent_components::lifecycle::{Desired, Moving};
 use ecs_torrent_components::messages::FailTorrent;
 use ecs_torrent_components::session::MoveStage;
-use ecs_torrent_components::torrent::{Content, Lifecycle, Storage, Torrent};
+use ecs_torrent_components::torrent::{Content, Have, Lifecycle, Storage, Torrent};
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::DiskPort;
 use ecs_torrent_engine::ports::disk::{
@@ -33,18 +33,21 @@ use ecs_torrent_protocol::files::FileTable;
 use super::opening::Opener;
 use super::opening::loading::{Pauses, Resumed, ResumedItem};
 use super::stop_requests::StopsInOrder;
-use crate::ownership::{FileRegistry, FolderKeys};
+use crate::ownership::{FileRegistry, FolderKeys, whole_files};
 use crate::sessions::{SaveTorrent, SessionState, SessionWritten};
 use crate::storage::fault;
 
 const CHECK: Purpose = purpose!("check a move of files");
+const FIND: Purpose = purpose!("find relocated files");
 const MOVE: Purpose = purpose!("move files");
 
 type MoveReply = Reply<Result<MovedFiles, MoveError>>;
 
 /// Returns whether the disk has reported about moves.
 pub(super) fn has_events(disk: &DiskPort) -> bool {
-    disk.has_events_for(CHECK) || disk.has_events_for(MOVE)
+    [CHECK, FIND, MOVE]
+        .into_iter()
+        .any(|purpose| disk.has_events_for(purpose))
 }
 
 /// The callers that wait for moves.
@@ -69,6 +72,21 @@ impl Moves {
             storage,
             moving: Box::new(moving),
             step: MoveStep::Check,
+        });
+        self.checks.insert(torrent, command);
+    }
+
+    /// Lets the disk find the files that the user says are in another folder.
+    pub(super) fn find(&mut self, torrent: Entity, command: MoveTorrent, moving: FileMove, opener: &mut Opener) {
+        let storage = opener.next_storage();
+        opener.disk.push(DiskRequest::Open {
+            tag: tag(FIND, torrent, storage),
+            storage,
+            root: moving.to.root,
+            volume: None,
+            files: moving.to.files,
+            claims: moving.claims,
+            needs: moving.needs,
         });
         self.checks.insert(torrent, command);
     }
@@ -131,6 +149,7 @@ pub(super) struct Checked {
     torrent: &'static Torrent,
     desired: &'static Desired,
     content: &'static Content,
+    have: &'static Have,
     storage: &'static Storage,
     state: &'static mut SessionState,
 }
@@ -144,7 +163,8 @@ pub(super) fn collect_checked(
     mut queue: ResMut<CommandQueue<PauseOrStart>>,
     mut torrents: Query<Checked>,
 ) {
-    let events: Vec<_> = opener.disk.take(CHECK).collect();
+    let checked: Vec<_> = opener.disk.take(CHECK).collect();
+    let events: Vec<_> = checked.into_iter().chain(opener.disk.take(FIND)).collect();
     for event in events {
         let torrent = event.tag.owner;
         opener.disk.push(DiskRequest::Close {
@@ -160,14 +180,15 @@ pub(super) fn collect_checked(
             continue;
         };
         let found = match event.outcome {
-            Ok(DiskDone::Moved(found)) => found,
+            Ok(DiskDone::Moved(found)) => *found,
+            Ok(DiskDone::Opened(found)) => found,
             Ok(_) => continue,
             Err(error) => {
                 command.reply.send(Err(refusal(&checked.torrent.name, &error)));
                 continue;
             }
         };
-        if let Some(error) = checked.obstacle(&found, &registry) {
+        if let Some(error) = checked.obstacle(&found, command.is_there, &registry) {
             command.reply.send(Err(error));
         } else if stops.is_busy(torrent) {
             // The command is carried out when the other one is.
@@ -180,7 +201,11 @@ pub(super) fn collect_checked(
                 &checked.torrent.name,
                 keys.of_table(files, |_| None),
             );
-            checked.state.begin_move(command.root);
+            let stage = match command.is_there {
+                true => MoveStage::Relocating,
+                false => MoveStage::Copying,
+            };
+            checked.state.begin_move(command.root, stage);
             moves.add(torrent, command.reply);
             stops.close_for_move(torrent);
         }
@@ -199,13 +224,16 @@ fn refusal(name: &Arc<str>, error: &DiskError) -> MoveError {
 
 impl CheckedItem<'_, '_> {
     /// Returns the reason why the files cannot be moved to a folder: it lies in their own, or another torrent uses files of
-    /// these names.
-    fn obstacle(&self, found: &FoundFiles, registry: &FileRegistry) -> Option<MoveError> {
+    /// these names. If the files `are_there` already, they have to be.
+    fn obstacle(&self, found: &FoundFiles, are_there: bool, registry: &FileRegistry) -> Option<MoveError> {
         let files = self.content.0.info.files.files();
         let name = || self.torrent.name.clone();
         let root = self.state.resolved().unwrap_or(&self.storage.root);
         let own_folder = files.first().and_then(|file| file.path.split_once('/'));
-        if own_folder.is_some_and(|(folder, _)| found.root.starts_with(root.join(folder))) {
+        if are_there && let Some(path) = self.missing_file(found) {
+            return Some(MoveError::NotThere { name: name(), path });
+        }
+        if !are_there && own_folder.is_some_and(|(folder, _)| found.root.starts_with(root.join(folder))) {
             return Some(MoveError::IntoItself {
                 name: name(),
                 root: found.root.to_path_buf(),
@@ -224,6 +252,24 @@ impl CheckedItem<'_, '_> {
     }
 }
 
+impl CheckedItem<'_, '_> {
+    /// Returns a file that the torrent has and that was not found with its length. Files that were written since the last
+    /// save are known by their pieces.
+    fn missing_file(&self, found: &FoundFiles) -> Option<PathBuf> {
+        let info = &self.content.0.info;
+        let whole = whole_files(&info.files, &info.geometry, self.have);
+        let known = self.state.known_lengths();
+        let mut files = info.files.files().iter().zip(&found.files).enumerate();
+        let missing = files.find(|(index, (file, found))| {
+            let is_whole = file.has_bytes() && whole.contains(*index as u32) && !self.state.is_parted(*index, None);
+            let len = Some(file.len).filter(|_| is_whole);
+            let len = len.or_else(|| known.get(*index).copied().flatten());
+            len.is_some_and(|len| found.is_none_or(|found| found.stamp.len != len))
+        });
+        missing.map(|(_, (file, _))| found.root.join(&*file.path))
+    }
+}
+
 impl ResumedItem<'_, '_> {
     /// Continues the move that the session records, if there is one. The move of a torrent that is being removed is undone.
     pub(super) fn continue_move(&mut self, entity: Entity, commands: &mut Commands, opener: &mut Opener) -> bool {
@@ -234,6 +280,12 @@ impl ResumedItem<'_, '_> {
         let Some(saved) = self.saved.state.moving().cloned() else {
             return false;
         };
+        if saved.stage == MoveStage::Relocating {
+            self.storage.root.clone_from(&saved.root);
+            self.saved.state.relocate(&saved.root);
+            self.opening.session = self.saved.state.loaded().cloned().map(Arc::new);
+            return false;
+        }
         let files = &content.0.info.files;
         let needs = self
             .saved
@@ -247,7 +299,7 @@ impl ResumedItem<'_, '_> {
         let step = match saved.stage {
             MoveStage::Copying => MoveStep::Copy,
             MoveStage::Undoing => MoveStep::Undo,
-            MoveStage::DeletingOld => {
+            MoveStage::DeletingOld | MoveStage::Relocating => {
                 std::mem::swap(&mut moving.from, &mut moving.to);
                 moving.claims = self.saved.state.old_claims();
                 MoveStep::DeleteOld
@@ -295,6 +347,26 @@ pub(super) fn settle_switches(
         // A session that cannot be written is written again later: until then, the files are at both places.
         if is_switched && result.is_ok() && state.is_durable() {
             resumed.continue_move(*torrent, &mut commands, &mut opener);
+        }
+    }
+}
+
+/// Answers the callers of relocations, of which nothing is left to be done when the session is durable.
+pub(super) fn settle_relocations(
+    mut written: MessageReader<SessionWritten>,
+    mut moves: ResMut<Moves>,
+    torrents: Query<(&SessionState, &Storage)>,
+) {
+    for SessionWritten { torrent, .. } in written.read() {
+        if let Ok((state, storage)) = torrents.get(*torrent)
+            && state.moving().is_none()
+            && state.is_durable()
+        {
+            let moved = MovedFiles {
+                root: storage.root.clone(),
+                ..MovedFiles::default()
+            };
+            moves.answer(*torrent, Ok(moved));
         }
     }
 }

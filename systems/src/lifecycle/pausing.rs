@@ -247,7 +247,7 @@ impl Effects<'_> {
         };
         let is_here = command.root == torrent.storage.root;
         match torrent.state.moving() {
-            Some(moving) if is_here && moving.stage != MoveStage::DeletingOld => {
+            Some(moving) if is_here && matches!(moving.stage, MoveStage::Copying | MoveStage::Undoing) => {
                 torrent.state.undo_move();
                 self.moves.interrupt(entity, &name);
                 self.moves.add(entity, command.reply);
@@ -265,7 +265,10 @@ impl Effects<'_> {
                 let needs = torrent.state.needs(id, &content.0, torrent.choice, &held);
                 let files = &content.0.info.files;
                 let moving = file_move(torrent.storage, &command.root, files, &torrent.state, needs);
-                self.moves.check(entity, command, moving, &mut self.opener);
+                match command.is_there {
+                    true => self.moves.find(entity, command, moving, &mut self.opener),
+                    false => self.moves.check(entity, command, moving, &mut self.opener),
+                }
             }
         }
     }

@@ -581,10 +581,11 @@ impl SessionState {
         self.moving.as_deref()
     }
 
-    /// Records that the files are to be moved to another folder.
-    pub(crate) fn begin_move(&mut self, root: PathBuf) {
+    /// Records that the files are to be moved to another folder, or are there already.
+    pub(crate) fn begin_move(&mut self, root: PathBuf, stage: MoveStage) {
         self.moving = Some(Box::new(SavedMove {
             root,
+            stage,
             ..SavedMove::default()
         }));
         self.record_addition();
@@ -600,7 +601,8 @@ impl SessionState {
 
     /// Forgets a move that has not begun, because the session that says so could not be written.
     pub(crate) fn drop_unsaved_move(&mut self) {
-        self.moving.take_if(|moving| moving.stage == MoveStage::Copying);
+        self.moving
+            .take_if(|moving| matches!(moving.stage, MoveStage::Copying | MoveStage::Relocating));
     }
 
     /// Records that nothing of a move is left to be done.
@@ -658,6 +660,25 @@ impl SessionState {
         self.resolved = Some(found.root);
         self.folders = Some(found.folders);
         self.record_addition();
+    }
+
+    /// Records that the files are in another folder, on whatever volume is there. What is known about the files still holds.
+    pub(crate) fn relocate(&mut self, root: &Path) {
+        (self.volume, self.resolved, self.folders) = (None, None, None);
+        if let Some(loaded) = &mut self.loaded {
+            loaded.root = root.to_owned();
+            (loaded.resolved, loaded.folder) = (None, None);
+            (loaded.volume, loaded.volume_id) = (None, None);
+        }
+        self.end_move();
+    }
+
+    /// Returns the lengths of the files, by index, as far as they are known to exist.
+    pub(crate) fn known_lengths(&self) -> Vec<Option<u64>> {
+        let loaded = || self.loaded.as_ref().map(|session| &session.files);
+        let stamps = Some(&self.stamps).filter(|stamps| !stamps.is_empty()).or_else(loaded);
+        let stamps = stamps.into_iter().flatten();
+        stamps.map(|stamp| stamp.map(|stamp| stamp.len)).collect()
     }
 
     /// Returns the claims to the files at the old place of a move.

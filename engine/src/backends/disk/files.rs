@@ -89,9 +89,11 @@ pub struct Files {
 }
 
 /// Closes the download folder too: a pinned one stays known, and would keep its volume from being unmounted. Torrents
-/// that still use the folder open it again.
+/// that still use the folder open it again. Lets other storages write the files, also those that a job has found since
+/// they were closed.
 impl Drop for Files {
     fn drop(&mut self) {
+        self.let_go_of_owned();
         self.root.let_go();
     }
 }
@@ -150,6 +152,10 @@ impl Files {
     pub fn close(&self) {
         self.is_closed.store(true, Ordering::Relaxed);
         self.shared.cache.forget(self.storage);
+        self.let_go_of_owned();
+    }
+
+    fn let_go_of_owned(&self) {
         let ids: Vec<_> = self.ledger().known.values().map(|known| known.id).collect();
         self.shared.owners.let_go(ids, self.storage);
     }

@@ -84,6 +84,13 @@ pub(super) struct DiskContext<'d> {
 /// Mount point of every simulated disk.
 pub(super) const MOUNTED_AT: &str = "/";
 
+/// A job may have found files since the storage was closed.
+impl Drop for Storage {
+    fn drop(&mut self) {
+        self.let_go();
+    }
+}
+
 impl Storage {
     pub(super) fn new(
         id: StorageId,

@@ -127,6 +127,9 @@ pub(in crate::lifecycle) fn collect_loaded(
             commands.entity(torrent).remove::<AwaitingSession>();
             pauses.changed.add(torrent);
             let is_opened = resumed.go_on(torrent, &mut commands, &mut opener, &mut pauses);
+            if !resumed.saved.state.has_saved_additions() {
+                save.write(SaveTorrent { torrent });
+            }
             // No file has to be examined before the callers of an add are answered.
             if !is_opened && resumed.saved.state.is_durable() {
                 adds.answer(torrent, &Ok(resumed.torrent.id()));

@@ -252,3 +252,24 @@ fn a_replaced_file_is_left() {
         assert_eq!(fs::read(path).unwrap(), [9; 8]);
     }
 }
+
+/// A look that was submitted before the files were closed is carried out later. It keeps no other storage from the files.
+#[test]
+fn a_late_look_owns_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let shared = Arc::new(SharedFiles::new(2));
+    let first = storage(1, folder.path(), &[4], &shared);
+    write(&first, 0, &[1; 4]).unwrap();
+    let id = first.sync(false).unwrap()[0].id;
+    drop(first);
+    let claims = FileClaims {
+        created: [(0, id)].into(),
+        ..claims(&[], false)
+    };
+    let late = storage(2, folder.path(), &[4], &shared).with_claims(claims.clone());
+    late.close();
+    assert_eq!(provenances(&late), [Some(Provenance::Created)]);
+    drop(late);
+    let next = storage(3, folder.path(), &[4], &shared).with_claims(claims);
+    assert_eq!(provenances(&next), [Some(Provenance::Created)]);
+}
