@@ -243,7 +243,7 @@ mod tests {
         assert_eq!(watcher.look(), [""; 0].map(PathBuf::from));
         fs::write(&file, "d4:in").unwrap();
         assert!(watcher.look().is_empty(), "it has grown");
-        assert_eq!(watcher.look(), [file.clone()]);
+        assert_eq!(watcher.look(), std::slice::from_ref(&file));
         assert!(watcher.look().is_empty(), "it was tried");
         fs::write(&file, "d4:info").unwrap();
         assert!(watcher.look().is_empty());

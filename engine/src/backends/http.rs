@@ -279,7 +279,6 @@ impl Clients {
 
 /// Begins a client as this program has them: with its name, and without a proxy from the environment, which could reach
 /// networks that we must not.
-#[must_use]
 pub fn builder() -> ClientBuilder {
     Client::builder()
         .user_agent(USER_AGENT)
