@@ -124,7 +124,7 @@ fn hooks_run_at_events() {
     daemon.process.signal(Signal::TERM);
     assert!(daemon.process.wait().success());
     let daemon = start(folder, &automation);
-    assert_eq!(daemon.hashes(), [hash.clone()]);
+    assert_eq!(daemon.hashes(), std::slice::from_ref(&hash));
     assert!(daemon.delete(&format!("/api/v1/torrents/{hash}")).status < 300);
     wait_until("the removal", || lines().lines().count() == 3);
     assert_eq!(lines().lines().last().unwrap(), line("removed"));
