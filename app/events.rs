@@ -8,7 +8,7 @@ use bevy_ecs::prelude::*;
 use ecs_torrent_components::dht::{DhtAddressKnown, DhtAnnounced, DhtReady};
 use ecs_torrent_components::links::LinkUpdated;
 use ecs_torrent_components::messages::{
-    LifecycleChanged, MetadataKnown, SeedingLimitReached, TorrentAdded, TorrentBlocked, TorrentCompleted,
+    LifecycleChanged, MetadataSaved, SeedingLimitReached, TorrentAdded, TorrentBlocked, TorrentCompleted,
     TorrentFailed, TorrentPaused, TorrentRestarting, TorrentStarted, TorrentStopped, TrackerFailed,
 };
 use ecs_torrent_components::seeding::SeedingLimit;
@@ -33,7 +33,8 @@ pub(crate) const CAPACITY: usize = 1024;
 pub enum Event {
     /// The torrent is listed.
     Added(TorrentId),
-    /// The metadata of a torrent that was added by a magnet link is known: its name, its size and its files.
+    /// The metadata of a torrent that was added by a magnet link is known, and saved: after a restart, the torrent has its
+    /// name, its size and its files. The torrent may have started before.
     MetadataReceived(TorrentId),
     /// The torrent's existing data has been checked; it now downloads or seeds.
     Started(TorrentId),
@@ -301,7 +302,7 @@ fn publish_events(
     states: Query<&Lifecycle>,
     trackers: Query<&Tracker>,
     mut added: MessageReader<TorrentAdded>,
-    mut known: MessageReader<MetadataKnown>,
+    mut known: MessageReader<MetadataSaved>,
     mut started: MessageReader<TorrentStarted>,
     mut completed: MessageReader<TorrentCompleted>,
     mut blocked: MessageReader<TorrentBlocked>,

@@ -281,6 +281,14 @@ pub struct MetadataKnown {
     pub torrent: Entity,
 }
 
+/// The metadata of a torrent that was added by its info-hash is saved: a later run knows it. Follows [`MetadataKnown`],
+/// perhaps after the torrent has started.
+#[derive(Message, Debug, Clone)]
+pub struct MetadataSaved {
+    /// The torrent.
+    pub torrent: Entity,
+}
+
 /// A torrent was added with a selection of files, which replaces an earlier choice, or with an order of its pieces. An
 /// event for observers.
 #[derive(EntityEvent, Debug, Clone)]

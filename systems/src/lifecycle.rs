@@ -33,8 +33,8 @@ use ecs_torrent_components::commands::{
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::lifecycle::ChangedFacts;
 use ecs_torrent_components::messages::{
-    FailTorrent, LifecycleChanged, MetadataKnown, RequestStop, TorrentAdded, TorrentBlocked, TorrentCompleted,
-    TorrentFailed, TorrentPaused, TorrentRestarting, TorrentStarted, TorrentStopped, WantedChanged,
+    FailTorrent, LifecycleChanged, MetadataKnown, MetadataSaved, RequestStop, TorrentAdded, TorrentBlocked,
+    TorrentCompleted, TorrentFailed, TorrentPaused, TorrentRestarting, TorrentStarted, TorrentStopped, WantedChanged,
 };
 use ecs_torrent_components::torrent::{StopPhase, TorrentIndex};
 use ecs_torrent_engine::jobs::Jobs;
@@ -74,6 +74,7 @@ impl Plugin for LifecyclePlugin {
                         moving::collect_moved,
                         metadata::supply_metadata,
                         metadata::open_supplied,
+                        metadata::publish_saved,
                         opening::finding::collect_opened,
                         opening::preparing::start_torrents,
                         adding::settle_adds,
@@ -124,7 +125,8 @@ fn add_messages(app: &mut App) {
         .add_message::<TorrentStopped>()
         .add_message::<FailTorrent>()
         .add_message::<RequestStop>()
-        .add_message::<MetadataKnown>();
+        .add_message::<MetadataKnown>()
+        .add_message::<MetadataSaved>();
 }
 
 /// Registers the commands that this feature takes.
@@ -157,5 +159,6 @@ fn init_resources(app: &mut App) {
         .init_resource::<Jobs<resuming::Unstopping>>()
         .init_resource::<stopped::Listings>()
         .init_resource::<starting::Starts>()
-        .init_resource::<moving::Moves>();
+        .init_resource::<moving::Moves>()
+        .init_resource::<metadata::UnsavedMetadata>();
 }

@@ -35,7 +35,7 @@ fn a_magnet_link_is_added_and_completed() {
     let daemon = Daemon::start(folder);
     assert_eq!(succeed(folder, &["list", "--stopped"]), stopped);
     assert_eq!(succeed(folder, &["resume", &hash]), format!("resumed {hash} A link\n"));
-    let mut events = daemon.events();
+    let (mut events, mut saved) = (daemon.events(), daemon.events());
     let error = fail(folder, &["add", "magnet:?dn=x"]);
     assert!(error.contains("names no torrent"), "{error}");
 
@@ -50,7 +50,9 @@ fn a_magnet_link_is_added_and_completed() {
         succeed(folder, &["add", &link]),
         format!("{hash} A link was already added\n")
     );
-    for name in ["metadata_received", "started", "completed"] {
+    // The torrent may start before its metadata is saved.
+    assert_eq!(saved.wait_for("metadata_received"), json!({"info_hash": hash}));
+    for name in ["started", "completed"] {
         assert_eq!(events.wait_for(name), json!({"info_hash": hash}));
     }
     wait_until("the download", || {

@@ -196,9 +196,9 @@ fn metadata_is_fetched_in_spite_of_kills_pauses_and_stops() {
     let known = events.wait_for("metadata_received");
     assert_eq!(known, json!({"info_hash": hash}));
     drop(last);
-    let saved = folder.join(format!(".ecs_torrent/state/{hash}.torrent"));
-    wait_until("the torrent file", || saved.exists());
+    // The event follows when the metadata is saved.
     daemon.kill();
+    let saved = folder.join(format!(".ecs_torrent/state/{hash}.torrent"));
 
     // The metadata and the web seed of the link are in the saved torrent file.
     let saved = ecs_torrent::Source::from(saved).load().unwrap();

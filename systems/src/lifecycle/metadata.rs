@@ -14,7 +14,7 @@ use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{CommandQueue, SupplyError, SupplyMetadata, TorrentNotFound};
 use ecs_torrent_components::hints::KeptHints;
 use ecs_torrent_components::lifecycle::{ChangedFacts, Desired, Fault};
-use ecs_torrent_components::messages::{FailTorrent, MetadataKnown, Remedy};
+use ecs_torrent_components::messages::{FailTorrent, MetadataKnown, MetadataSaved, Remedy};
 use ecs_torrent_components::torrent::{Content, Have, Layout, Lifecycle, Storage, Torrent, TorrentIndex};
 use ecs_torrent_components::tracker::{Tracker, TrackerTiers};
 use ecs_torrent_components::wanted::FileChoice;
@@ -25,7 +25,7 @@ use super::adds::Adds;
 use super::naming::renamed;
 use super::opening::{Opener, Opening};
 use crate::ownership::Survey;
-use crate::sessions::{SaveTorrent, SessionState};
+use crate::sessions::{SaveTorrent, SessionState, SessionWritten};
 
 /// The parts of a listed torrent that later metadata, or another add of it, changes.
 #[derive(QueryData)]
@@ -154,6 +154,29 @@ impl Completer<'_> {
         self.changed.add(entity);
         self.known.write(MetadataKnown { torrent: entity });
     }
+}
+
+/// Torrents whose metadata is known and being saved.
+#[derive(Resource, Debug, Default)]
+pub(super) struct UnsavedMetadata(EntityHashSet);
+
+/// Publishes that metadata is saved. After a failed save, the metadata waits for the next one.
+pub(super) fn publish_saved(
+    mut known: MessageReader<MetadataKnown>,
+    mut written: MessageReader<SessionWritten>,
+    mut unsaved: ResMut<UnsavedMetadata>,
+    states: Query<&SessionState>,
+    mut saved: MessageWriter<MetadataSaved>,
+) {
+    unsaved.0.extend(known.read().map(|known| known.torrent));
+    for &SessionWritten { torrent, ref result } in written.read() {
+        // The save that has ended may be an earlier one.
+        let has_all = states.get(torrent).is_ok_and(SessionState::has_saved_additions);
+        if result.is_ok() && has_all && unsaved.0.remove(&torrent) {
+            saved.write(MetadataSaved { torrent });
+        }
+    }
+    unsaved.0.retain(|torrent| states.contains(*torrent));
 }
 
 /// The parts of a torrent whose files are opened when its metadata has become known.
