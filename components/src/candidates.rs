@@ -77,6 +77,8 @@ enum State {
     Busy,
     /// The peer and the torrent are both complete: the address is not dialed before the torrent lacks something.
     Redundant,
+    /// The peer is connected at this other address of it.
+    Elsewhere(SocketAddr),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -110,6 +112,8 @@ pub struct Candidates {
     ready: BTreeSet<Rank>,
     waiting: BTreeSet<(Timestamp, SocketAddr)>,
     redundant: BTreeSet<SocketAddr>,
+    /// Further addresses of connected peers, and where these are connected.
+    elsewhere: BTreeMap<SocketAddr, SocketAddr>,
     counts: CountsBySource,
     informants: Informants,
     /// Addresses at which this engine itself answered.
@@ -359,6 +363,27 @@ impl Candidates {
             candidate.failures = failures;
             candidate.state = State::Waiting(at);
         });
+        self.change_others(address, State::Ready);
+    }
+
+    /// Keeps an address from being dialed while its peer is connected at another one. False if that one is not known as the
+    /// address of a connection.
+    pub fn set_elsewhere(&mut self, address: SocketAddr, connected: SocketAddr) -> bool {
+        let is_busy = |address: &SocketAddr| self.table.get(address).is_some_and(|c| c.state == State::Busy);
+        let is_possible = address != connected && is_busy(&address) && is_busy(&connected);
+        if is_possible {
+            self.change(address, |candidate| candidate.state = State::Elsewhere(connected));
+        }
+        is_possible
+    }
+
+    /// Changes the state of the other addresses of a peer whose connection at `address` has ended.
+    fn change_others(&mut self, address: SocketAddr, state: State) {
+        let others = self.elsewhere.iter().filter(|(_, connected)| **connected == address);
+        let others: Vec<SocketAddr> = others.map(|(other, _)| *other).collect();
+        for other in others {
+            self.change(other, |candidate| candidate.state = state);
+        }
     }
 
     /// Releases an address whose peer and torrent are both complete. It is not dialed until
@@ -366,6 +391,7 @@ impl Candidates {
     pub fn set_redundant(&mut self, address: SocketAddr) {
         if self.table.get(&address).is_some_and(|c| c.state == State::Busy) {
             self.change(address, |candidate| candidate.state = State::Redundant);
+            self.change_others(address, State::Redundant);
         }
     }
 
@@ -400,6 +426,7 @@ impl Candidates {
             if let Some(informant) = candidate.informant {
                 self.informants.forget(informant);
             }
+            self.change_others(address, State::Ready);
         }
     }
 
@@ -421,6 +448,7 @@ impl Candidates {
             State::Ready => drop(self.ready.insert(candidate.rank(address))),
             State::Waiting(at) => drop(self.waiting.insert((at, address))),
             State::Redundant => drop(self.redundant.insert(address)),
+            State::Elsewhere(connected) => drop(self.elsewhere.insert(address, connected)),
             State::Busy => {}
         }
         self.idle_user_count += usize::from(candidate.is_idle_user());
@@ -433,6 +461,7 @@ impl Candidates {
             State::Ready => drop(self.ready.remove(&candidate.rank(address))),
             State::Waiting(at) => drop(self.waiting.remove(&(at, address))),
             State::Redundant => drop(self.redundant.remove(&address)),
+            State::Elsewhere(_) => drop(self.elsewhere.remove(&address)),
             State::Busy => {}
         }
         self.idle_user_count -= usize::from(candidate.is_idle_user());

@@ -294,6 +294,8 @@ impl PeerExtensions {
         known.listen_port = later.listen_port.or(known.listen_port);
         known.request_queue = later.request_queue.or(known.request_queue);
         known.your_ip = later.your_ip.or(known.your_ip);
+        known.ipv4 = later.ipv4.or(known.ipv4);
+        known.ipv6 = later.ipv6.or(known.ipv6);
         known.upload_only = later.upload_only.or(known.upload_only);
         known.metadata_size = later.metadata_size.or(known.metadata_size);
         self.is_known = true;

@@ -360,9 +360,13 @@ fn release_candidates(
                     }
                     Direction::Inbound => candidates.remove_claimed(address),
                 };
+            let is_elsewhere = match reason {
+                CloseReason::OtherAddress(connected) => candidates.set_elsewhere(address, *connected),
+                _ => false,
+            };
             if is_redundant {
                 candidates.set_redundant(address);
-            } else if !is_forgotten {
+            } else if !is_forgotten && !is_elsewhere {
                 let is_failure = reason.is_failure() && direction == Direction::Outbound;
                 let retry = retry(reason, peer.stage, is_failure, limits, jitter(clock.now(), address));
                 candidates.release(address, clock.now(), retry);
@@ -388,7 +392,9 @@ fn retry(reason: &CloseReason, stage: Stage, is_failure: bool, limits: &PeerSett
     let is_refused = stage == Stage::Handshaking && matches!(reason, CloseReason::Remote(_));
     let backoff = match reason {
         CloseReason::Evicted => seconds(limits.reconnect_backoff_s).max(EVICTED_BACKOFF),
-        CloseReason::Duplicate => seconds(limits.reconnect_backoff_s).max(DUPLICATE_BACKOFF),
+        CloseReason::Duplicate | CloseReason::OtherAddress(_) => {
+            seconds(limits.reconnect_backoff_s).max(DUPLICATE_BACKOFF)
+        }
         // We closed it, for a reason of our own: the peer is as good as before.
         CloseReason::Stopping | CloseReason::Reconnecting => Duration::ZERO,
         _ => seconds(limits.reconnect_backoff_s),

@@ -1,5 +1,7 @@
 //! Extension handshakes of peers (BEP 10, BEP 21), and the first extension: withdrawn pieces (BEP 54).
 
+mod addresses;
+
 use std::net::SocketAddr;
 
 use bevy_app::{App, Plugin};
@@ -18,7 +20,7 @@ use ecs_torrent_protocol::extension::{DONT_HAVE, ExtensionHandshake};
 use ecs_torrent_protocol::wire::WireError;
 
 use crate::DecideSet;
-use crate::conditions::has_messages_of_two;
+use crate::conditions::{has_messages, has_messages_of_two};
 
 /// Reads extension handshakes, and handles the extension `lt_donthave`.
 pub struct ExtensionsPlugin;
@@ -28,7 +30,11 @@ impl Plugin for ExtensionsPlugin {
         app.world_mut().resource_mut::<ExtensionRegistry>().register(DONT_HAVE);
         app.add_systems(
             Tick,
-            (read_extension_handshakes, read_dont_have)
+            (
+                read_extension_handshakes,
+                addresses::close_second_connections.run_if(has_messages::<ExtensionHandshakeReceived>),
+                read_dont_have,
+            )
                 .chain()
                 .run_if(has_messages_of_two::<ExtensionHandshakeReceived, ExtensionReceived>)
                 .in_set(DecideSet::Extensions),

@@ -1,6 +1,6 @@
 //! First messages to a new peer: our extensions, our pieces, and its allowed-fast set.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
@@ -13,6 +13,7 @@ use ecs_torrent_components::peer::{
     Stage, UploadQueue, Wire,
 };
 use ecs_torrent_components::reaper::Reaper;
+use ecs_torrent_components::scope::Scope;
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{Content, Have, Lifecycle, Torrent, TorrentPeers};
 use ecs_torrent_engine::ports::net::LocalAddresses;
@@ -23,6 +24,7 @@ use ecs_torrent_protocol::metadata::METADATA;
 use ecs_torrent_protocol::wire::Message;
 
 use crate::conditions::has_messages;
+use crate::dialing::ExternalAddresses;
 use crate::metadata::metadata_size;
 use crate::{AnnounceSet, IntakeSet};
 
@@ -54,7 +56,7 @@ impl Plugin for GreetingPlugin {
 fn greet_peers(
     mut connected: MessageReader<PeerConnected>,
     settings: Res<Settings>,
-    local: Res<LocalAddresses>,
+    (local, external): (Res<LocalAddresses>, Res<ExternalAddresses>),
     registry: Res<ExtensionRegistry>,
     mut flush: ResMut<FlushQueue>,
     torrents: Query<(&Torrent, &Lifecycle, &AllowedSources, Option<&Have>, Option<&Content>)>,
@@ -89,6 +91,11 @@ fn greet_peers(
             // BEP 21: also a torrent that lacks only pieces that the user does not want.
             let only_uploads = lifecycle.is_finished() || have.is_some_and(|have| have.is_full());
             let mut handshake = our_handshake(&settings, &local, address, only_uploads);
+            (handshake.ipv4, handshake.ipv6) = match address.and_then(|peer| other_address(peer, &local, &external)) {
+                Some(IpAddr::V4(v4)) => (Some(v4), None),
+                Some(IpAddr::V6(v6)) => (None, Some(v6)),
+                None => (None, None),
+            };
             let supported = registry.iter(torrent.private, *allowed).filter(|(_, id)| *id > 0);
             handshake.extensions = supported.map(|(name, id)| (name.to_owned(), id)).collect();
             if handshake.extensions.contains_key(METADATA) {
@@ -129,6 +136,18 @@ fn our_handshake(
         upload_only: only_uploads.then_some(true),
         ..ExtensionHandshake::default()
     }
+}
+
+/// Our address of the other family than that of a peer, if we have one that the peer may know: it recognizes us if it is
+/// connected there too (BEP 10, `ipv4` and `ipv6`).
+fn other_address(peer: SocketAddr, local: &LocalAddresses, external: &ExternalAddresses) -> Option<IpAddr> {
+    let is_ipv4 = !peer.ip().to_canonical().is_ipv4();
+    let listening = local.0.iter().find(|local| local.is_ipv4() == is_ipv4)?;
+    let ip = match listening.ip().is_unspecified() {
+        true => external.of_family(is_ipv4)?,
+        false => listening.ip(),
+    };
+    Scope::of(peer.ip().to_canonical()).may_reach(ip).then_some(ip)
 }
 
 /// Most `Have`s that a peer is sent at once, 9 KiB. A new connection, which begins with a bitfield, is cheaper than more.
@@ -227,6 +246,7 @@ mod tests {
     fn bed(held: &[u32]) -> Bed {
         let mut bed = Bed::new(());
         bed.world.init_resource::<LocalAddresses>();
+        bed.world.init_resource::<ExternalAddresses>();
         bed.world.resource_mut::<Settings>().peers.allowed_fast = 0;
         let parts = (crate::testing::torrent(), AllowedSources::default());
         bed.world.entity_mut(bed.torrent).insert(parts);

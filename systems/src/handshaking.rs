@@ -58,6 +58,18 @@ impl Plugin for HandshakingPlugin {
 #[derive(Component, Debug, Default)]
 pub(crate) struct ConnectedIds(BTreeMap<PeerId, Vec<Entity>>);
 
+impl ConnectedIds {
+    /// Returns the peers with an id.
+    pub(crate) fn of(&self, id: PeerId) -> impl Iterator<Item = Entity> + '_ {
+        self.0.get(&id).into_iter().flatten().copied()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with(id: PeerId, peers: &[Entity]) -> Self {
+        Self([(id, peers.to_vec())].into())
+    }
+}
+
 /// Handshakes received completely in this tick.
 #[derive(Resource, Debug, Default)]
 struct ReceivedHandshakes(Vec<(Entity, Handshake)>);
@@ -227,7 +239,7 @@ impl AdmissionParams<'_, '_> {
         }
         // Fault 30: a peer may be connected already.
         let mut replaced = Vec::new();
-        for &twin in ids.0.get(&handshake.peer_id).into_iter().flatten() {
+        for twin in ids.of(handshake.peer_id) {
             let Ok((other, _)) = self.connections.get(twin) else {
                 continue;
             };

@@ -18,14 +18,15 @@ const V4_ONLY: Want = Want { v4: true, v6: false };
 const V6_ONLY: Want = Want { v4: false, v6: true };
 
 /// Returns whether the machine has IPv6; a test ends if not.
-fn has_ipv6(test: &str) -> bool {
+pub fn has_ipv6(test: &str) -> bool {
     let socket = UdpSocket::bind("[::1]:0");
     socket
         .map_err(|error| skip(test, &format!("no IPv6 loopback address: {error}")))
         .is_ok()
 }
 
-fn start(listen: &str, folder: &Path, arguments: &[&str]) -> Daemon {
+/// Starts a daemon that listens at an address.
+pub fn start(listen: &str, folder: &Path, arguments: &[&str]) -> Daemon {
     let log = Stdio::from(fs::File::create(folder.join("log")).unwrap());
     Daemon::start_listening(listen, folder, arguments, log)
 }
@@ -256,4 +257,34 @@ fn tokens_and_stored_peers_belong_to_one_network() {
         (&json!(1), &json!(1)),
         "{stats}"
     );
+}
+
+/// A seed is listed by its IPv4 address and by its IPv6 address. One connection to it stays, and the other address is not
+/// dialed meanwhile (BEP 10, `ipv4` and `ipv6`).
+#[test]
+fn a_peer_with_two_addresses_is_connected_once() {
+    if !has_ipv6("a_peer_with_two_addresses_is_connected_once") {
+        return;
+    }
+    let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let [ours, theirs] = folders.each_ref().map(tempfile::TempDir::path);
+    let (hash, bytes) = torrent(theirs, "one.bin", 1, &[]);
+    // The transfer lasts for the whole test.
+    let slow = ["--download-dir", ".", "--upload-limit", "10240"];
+    let seed = start_dual(theirs, &slow);
+    assert_eq!(seed.post("/api/v1/torrents", &bytes).status, 201);
+    wait_until("the seed", || {
+        seed.get(&format!("/api/v1/torrents/{hash}?fields=state")).json()["state"] == "seeding"
+    });
+    let leecher = start_dual(ours, &["--no-dht"]);
+    fs::write(ours.join("it.torrent"), &bytes).unwrap();
+    let [v4, v6] = addresses(&seed).map(|address| address.to_string());
+    succeed(ours, &["add", "it.torrent", "--peer", &v4, "--peer", &v6]);
+    let log = || fs::read_to_string(ours.join("log")).unwrap();
+    wait_until("the second address", || log().contains("the peer is connected at "));
+    let peers = |daemon: &Daemon| {
+        let peers = daemon.get(&format!("/api/v1/torrents/{hash}/peers")).json();
+        peers.as_array().unwrap().len()
+    };
+    wait_until("one connection", || [peers(&leecher), peers(&seed)] == [1, 1]);
 }

@@ -2,7 +2,7 @@
 //! receives them.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use bendy::encoding::{AsString, Error, SingleItemEncoder, ToBencode};
 
@@ -32,6 +32,10 @@ pub struct ExtensionHandshake {
     pub request_queue: Option<u32>,
     /// `yourip`: our address as the peer sees it.
     pub your_ip: Option<IpAddr>,
+    /// `ipv4`: the peer's IPv4 address, in addition to the one of the connection.
+    pub ipv4: Option<Ipv4Addr>,
+    /// `ipv6`: the peer's IPv6 address, in addition to the one of the connection.
+    pub ipv6: Option<Ipv6Addr>,
     /// `upload_only`: the peer will not request anything (BEP 21).
     pub upload_only: Option<bool>,
     /// `metadata_size`: bytes of the info dictionary (BEP 9).
@@ -60,6 +64,7 @@ impl ExtensionHandshake {
         if !root.is_dict() {
             return Err(ExtensionError::NotDict);
         }
+        let ip = |key: &[u8]| root.get(key).and_then(Value::as_bytes).and_then(compact::read_ip);
         let int = |key: &[u8]| root.get(key).and_then(Value::as_int);
         let names = root.get(b"m").and_then(Value::as_dict).into_iter().flatten();
         let extensions = names.take(MAX_EXTENSIONS).filter_map(|(name, id)| {
@@ -73,7 +78,15 @@ impl ExtensionHandshake {
                 .and_then(|port| u16::try_from(port).ok())
                 .filter(|&port| port != 0),
             request_queue: int(b"reqq").and_then(|count| u32::try_from(count).ok()),
-            your_ip: root.get(b"yourip").and_then(Value::as_bytes).and_then(compact::read_ip),
+            your_ip: ip(b"yourip"),
+            ipv4: ip(b"ipv4").and_then(|ip| match ip {
+                IpAddr::V4(v4) => Some(v4),
+                IpAddr::V6(_) => None,
+            }),
+            ipv6: ip(b"ipv6").and_then(|ip| match ip {
+                IpAddr::V4(_) => None,
+                IpAddr::V6(v6) => Some(v6),
+            }),
             upload_only: int(b"upload_only").map(|flag| flag != 0),
             metadata_size: int(b"metadata_size").and_then(|size| u32::try_from(size).ok()),
         })
@@ -94,6 +107,12 @@ impl ToBencode for ExtensionHandshake {
 
     fn encode(&self, encoder: SingleItemEncoder<'_>) -> Result<(), Error> {
         encoder.emit_dict(|mut dict| {
+            if let Some(ip) = self.ipv4 {
+                dict.emit_pair(b"ipv4", AsString(ip.octets()))?;
+            }
+            if let Some(ip) = self.ipv6 {
+                dict.emit_pair(b"ipv6", AsString(ip.octets()))?;
+            }
             dict.emit_pair(b"m", &self.extensions)?;
             if let Some(size) = self.metadata_size {
                 dict.emit_pair(b"metadata_size", size)?;
@@ -130,6 +149,8 @@ mod tests {
             listen_port: Some(6881),
             request_queue: Some(500),
             your_ip: Some("1.2.3.4".parse().unwrap()),
+            ipv4: Some([5, 6, 7, 8].into()),
+            ipv6: Some("2001:db8::1".parse().unwrap()),
             upload_only: Some(true),
             metadata_size: Some(31235),
         };

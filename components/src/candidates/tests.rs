@@ -365,3 +365,32 @@ fn a_full_table_has_room_for_what_a_user_names() {
     assert!(candidates.add(address(9), CandidateSource::USER, 0, 5) && candidates.len() == 5);
     assert_eq!(candidates.take_best(at(0)), Some(address(9)));
 }
+
+/// A peer that is connected at one of its addresses is not dialed at the other one until that connection ends.
+#[test]
+fn a_further_address_of_a_connected_peer_waits_for_the_end_of_the_connection() {
+    let both = || {
+        let mut candidates = candidates(&[5, 9]);
+        let [one, other] = [(); 2].map(|()| candidates.take_best(at(0)).expect("two addresses"));
+        assert!(candidates.set_elsewhere(other, one));
+        assert_eq!((candidates.take_best(at(1_000_000)), candidates.len()), (None, 2));
+        // It is listed again.
+        candidates.add(other, CandidateSource::DHT, 0, 10);
+        assert_eq!(candidates.take_best(at(1_000_000)), None);
+        (candidates, one, other)
+    };
+    let (mut candidates, one, other) = both();
+    candidates.release(one, at(0), retry(false));
+    assert_eq!(candidates.take_best(at(1)), Some(other));
+    let (mut candidates, one, other) = both();
+    candidates.remove(one);
+    assert_eq!(candidates.take_best(at(1)), Some(other));
+    let (mut candidates, one, _) = both();
+    candidates.set_redundant(one);
+    assert_eq!(candidates.take_best(at(1)), None);
+    candidates.recall_redundant();
+    assert_eq!(candidates.idle_count(), 2);
+    // Of two addresses, one has to be connected.
+    let (mut candidates, one, other) = both();
+    assert!(!candidates.set_elsewhere(one, other) && !candidates.set_elsewhere(one, one));
+}

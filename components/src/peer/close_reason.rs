@@ -1,5 +1,6 @@
 //! Why a connection ended.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ecs_torrent_protocol::wire::WireError;
@@ -32,6 +33,9 @@ pub enum CloseReason {
     /// The same peer is already connected.
     #[error("already connected")]
     Duplicate,
+    /// The peer is connected at another of its addresses, this one.
+    #[error("the peer is connected at {0}")]
+    OtherAddress(SocketAddr),
     /// There are too many connections.
     #[error("too many connections")]
     TooMany,
@@ -115,7 +119,12 @@ impl CloseReason {
     pub fn is_failure(&self) -> bool {
         !matches!(
             self,
-            Self::Redundant | Self::Reconnecting | Self::Stopping | Self::Duplicate | Self::TooMany
+            Self::Redundant
+                | Self::Reconnecting
+                | Self::Stopping
+                | Self::Duplicate
+                | Self::OtherAddress(_)
+                | Self::TooMany
         )
     }
 
@@ -133,7 +142,7 @@ impl CloseReason {
     pub fn is_orderly(&self) -> bool {
         matches!(
             self,
-            Self::Redundant | Self::Reconnecting | Self::Stopping | Self::Myself
+            Self::Redundant | Self::Reconnecting | Self::Stopping | Self::Myself | Self::OtherAddress(_)
         )
     }
 }

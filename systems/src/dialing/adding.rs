@@ -33,11 +33,16 @@ impl ExternalAddresses {
         self.0.push(ip);
     }
 
+    /// Returns our address of a family, if another host has reported it.
+    pub(crate) fn of_family(&self, is_ipv4: bool) -> Option<IpAddr> {
+        self.0.iter().copied().find(|ip| ip.is_ipv4() == is_ipv4)
+    }
+
     /// Returns our address as a peer at `remote` most likely sees it.
     fn seen_from(&self, remote: SocketAddr, local: &LocalAddresses) -> SocketAddr {
         let listening = local.for_family_of(remote);
-        let known = self.0.iter().find(|ip| ip.is_ipv4() == remote.is_ipv4());
-        let ip = known.copied().or(listening.map(|address| address.ip()));
+        let known = self.of_family(remote.is_ipv4());
+        let ip = known.or(listening.map(|address| address.ip()));
         SocketAddr::new(ip.unwrap_or(remote.ip()), listening.map_or(0, |address| address.port()))
     }
 }
@@ -277,7 +282,13 @@ mod tests {
         };
         use CandidateSource as Source;
         let [private, loopback, link] = inside.map(address);
-        for source in [Source::TRACKER, Source::MAGNET, Source::DHT, Source::PEER_EXCHANGE] {
+        for source in [
+            Source::TRACKER,
+            Source::MAGNET,
+            Source::DHT,
+            Source::PEER_EXCHANGE,
+            Source::LOCAL_DISCOVERY,
+        ] {
             for informant in [None, Some("8.8.8.8")] {
                 assert_eq!(known("0.0.0.0:9", source, informant), [public], "{source:?}");
             }
