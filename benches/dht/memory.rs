@@ -1,4 +1,4 @@
-//! Heap memory of a node with a whole routing table and as many peers as it stores.
+//! Heap memory of a node with whole routing tables of both families and as many peers as it stores.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -24,6 +24,7 @@ const TORRENTS: u32 = 2_000;
 const PAUSE: Duration = Duration::from_millis(10);
 
 struct Filling {
+    family: Family,
     node: Node,
     now: Timestamp,
 }
@@ -36,34 +37,30 @@ pub fn of_full_node() -> usize {
     let before = ALLOCATOR.current_usage();
     let node = Node::new(NodeSettings::default(), [1; 32], Timestamp::ZERO);
     let mut filling = Filling {
+        family: Family::V4,
         node,
         now: Timestamp::ZERO,
     };
-    (0..NODES).for_each(|number| filling.add_node(number));
-    let after_nodes = ALLOCATOR.current_usage();
-    (0..PEERS).for_each(|number| filling.add_peer(number));
-    let taken = ALLOCATOR.current_usage().saturating_sub(before);
+    for (family, name) in Family::ALL.into_iter().zip(["IPv4", "IPv6"]) {
+        filling.family = family;
+        let begin = ALLOCATOR.current_usage();
+        (0..NODES).for_each(|number| filling.add_node(number));
+        let after_nodes = ALLOCATOR.current_usage();
+        (0..PEERS).for_each(|number| filling.add_peer(number));
+        let stats = filling.node.stats(filling.now);
+        let table = stats.tables[family as usize];
+        println!(
+            "{name}: {} nodes in {} buckets take {} KiB, {PEERS} peers {} KiB",
+            table.nodes,
+            table.buckets,
+            after_nodes.saturating_sub(begin) >> 10,
+            ALLOCATOR.current_usage().saturating_sub(after_nodes) >> 10,
+        );
+        assert!(table.nodes >= 64, "{stats:?}");
+    }
     let stats = filling.node.stats(filling.now);
-    println!(
-        "{} nodes in {} buckets take {} KiB, {} peers of {} torrents {} KiB",
-        stats.tables[0].nodes,
-        stats.tables[0].buckets,
-        after_nodes.saturating_sub(before) >> 10,
-        stats.stored_peers,
-        stats.stored_torrents,
-        ALLOCATOR.current_usage().saturating_sub(after_nodes) >> 10,
-    );
-    assert!(
-        stats.stored_peers == PEERS as usize && stats.tables[0].nodes >= 64,
-        "{stats:?}"
-    );
-    assert!(filling.node.is_enabled(Family::V4));
-    taken
-}
-
-fn address(number: u32) -> SocketAddr {
-    let [_, a, b, c] = number.to_be_bytes();
-    SocketAddr::from(([40 + a, b, c, 1], 6881))
+    assert_eq!(stats.stored_peers, 2 * PEERS as usize, "{stats:?}");
+    ALLOCATOR.current_usage().saturating_sub(before)
 }
 
 impl Filling {
@@ -75,9 +72,20 @@ impl Filling {
             want: None,
             method: Ok(method),
         };
-        let datagram = write(b"tt", Body::Query(query));
-        self.node.receive(&datagram, address(number), self.now);
+        let (datagram, from) = (write(b"tt", Body::Query(query)), self.address(number));
+        self.node.receive(&datagram, from, self.now);
         std::iter::from_fn(|| self.node.next_datagram()).collect()
+    }
+
+    fn address(&self, number: u32) -> SocketAddr {
+        let [_, a, b, c] = number.to_be_bytes();
+        match self.family {
+            Family::V4 => SocketAddr::from(([40 + a, b, c, 1], 6881)),
+            Family::V6 => {
+                let site = [b, c].map(u16::from);
+                SocketAddr::from(([0x2a00 + u16::from(a), site[0], site[1], 0, 0, 0, 0, 1], 6881))
+            }
+        }
     }
 
     /// Lets a node show up, and answer the ping that follows.
@@ -85,7 +93,7 @@ impl Filling {
         for (to, datagram) in self.send(number, Method::Ping) {
             let packet = Packet::parse(&datagram).unwrap();
             let message = packet.message().unwrap();
-            if matches!(message.body, Body::Query(_)) && to == address(number) {
+            if matches!(message.body, Body::Query(_)) && to == self.address(number) {
                 let reply = write(message.transaction, Body::Reply(Reply::new(id(number))));
                 self.node.receive(&reply, to, self.now);
             }

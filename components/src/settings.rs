@@ -556,8 +556,9 @@ pub struct DhtSettings {
     /// 96 KiB.
     pub answer_bytes_per_s: u32,
     /// How many times larger than its query the answer to a host may be that has not proved that it receives datagrams at
-    /// its address: an attacker who forges addresses makes the node send no more than this to a victim. Default 2: such a
-    /// host learns of three nodes. At 1 it learns of one, and nodes that all have this setting hardly find each other.
+    /// its address: an attacker who forges addresses makes the node send no more than this to a victim. Default 4: a list
+    /// of eight nodes is three times as large as the query for it. At 1, such a host learns of one node: enough for other
+    /// clients among other nodes, but a network in which all nodes have less than 4 finds less.
     pub max_amplification: usize,
     /// Maximum rate of answers to such hosts that are larger, because they contain an item or the filters of a scrape, in
     /// bytes per second for all such hosts together; three seconds' worth may be sent at once. Default 9 KiB; at 0, such
@@ -599,7 +600,7 @@ impl Default for DhtSettings {
             announce_interval_s: 20 * 60,
             query_bytes_per_s: 48 << 10,
             answer_bytes_per_s: 96 << 10,
-            max_amplification: 2,
+            max_amplification: 4,
             large_answer_bytes_per_s: 9 << 10,
             host_queries_per_s: 5,
             queries_to_host_per_s: 4,

@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// The number of IPv4 in the header of a frame, and the one that stands for all protocols.
+/// The numbers of IPv4 and IPv6 in the header of a frame, and the one that stands for all protocols.
 const IPV4: u16 = 0x0800;
+const IPV6: u16 = 0x86dd;
 const ALL: u16 = 0x0003;
 
 const TCP: u8 = 6;
@@ -34,34 +35,36 @@ pub struct Datagram {
     pub data: Vec<u8>,
 }
 
-/// A running capture of IPv4 packets.
+/// A running capture of IPv4 and IPv6 packets.
 pub struct Capture(Arc<Mutex<Seen>>);
 
 impl Capture {
     /// Begins to capture the packets that arrive. Fails without the right to open packet sockets.
     pub fn start() -> std::io::Result<Self> {
-        Self::of(IPV4)
+        Self::of(&[IPV4, IPV6])
     }
 
     /// Like [`Capture::start`]; captures the packets that leave as well. Those of the loopback device are captured twice.
     pub fn start_both_ways() -> std::io::Result<Self> {
-        Self::of(ALL)
+        Self::of(&[ALL])
     }
 
-    fn of(protocol: u16) -> std::io::Result<Self> {
-        let protocol = Protocol::from(i32::from(protocol.to_be()));
-        let mut socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(protocol))?;
-        // Without the right to a larger buffer, the usual one has to do.
-        let _ = socket.set_recv_buffer_size(BUFFER_BYTES);
+    fn of(protocols: &[u16]) -> std::io::Result<Self> {
         let seen = Arc::new(Mutex::new(Seen::default()));
-        let kept = Arc::downgrade(&seen);
-        std::thread::spawn(move || {
-            let mut packet = vec![0; 1 << 17];
-            while let Ok(len) = socket.read(&mut packet) {
-                let Some(seen) = kept.upgrade() else { return };
-                seen.lock().unwrap().take(&packet[..len]);
-            }
-        });
+        for protocol in protocols {
+            let protocol = Protocol::from(i32::from(protocol.to_be()));
+            let mut socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(protocol))?;
+            // Without the right to a larger buffer, the usual one has to do.
+            let _ = socket.set_recv_buffer_size(BUFFER_BYTES);
+            let kept = Arc::downgrade(&seen);
+            std::thread::spawn(move || {
+                let mut packet = vec![0; 1 << 17];
+                while let Ok(len) = socket.read(&mut packet) {
+                    let Some(seen) = kept.upgrade() else { return };
+                    seen.lock().unwrap().take(&packet[..len]);
+                }
+            });
+        }
         Ok(Self(seen))
     }
 
@@ -102,17 +105,25 @@ impl Capture {
 }
 
 impl Seen {
-    /// Takes an IPv4 packet, and no other.
+    /// Takes a packet of IPv4, or of IPv6 without further headers, and no other.
     fn take(&mut self, packet: &[u8]) -> Option<()> {
-        if packet.first()? >> 4 != 4 {
-            return None;
-        }
-        let (header, total) = (usize::from(packet.first()? & 15) * 4, read_u16(packet, 2)?);
+        let (header, len, protocol) = match packet.first()? >> 4 {
+            4 => {
+                let header = usize::from(packet.first()? & 15) * 4;
+                (
+                    header,
+                    usize::from(read_u16(packet, 2)?).saturating_sub(header),
+                    *packet.get(9)?,
+                )
+            }
+            6 => (40, usize::from(read_u16(packet, 4)?), *packet.get(6)?),
+            _ => return None,
+        };
         // A packet of a segmented stream may have a length of 0, and is as long as what was read.
-        let total = if total == 0 { packet.len() } else { usize::from(total) };
-        let payload = packet.get(header..total)?;
+        let end = if len == 0 { packet.len() } else { header + len };
+        let payload = packet.get(header..end)?;
         let ends = (read_u16(payload, 0)?, read_u16(payload, 2)?);
-        match *packet.get(9)? {
+        match protocol {
             UDP => self.datagrams.push(Datagram {
                 from: ends.0,
                 data: payload.get(8..)?.to_vec(),

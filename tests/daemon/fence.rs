@@ -22,7 +22,7 @@ const EXTENDED: u8 = 20;
 
 /// Returns whether this process has a local network of its own. If not, runs the test of this name again in a network
 /// namespace that has one. If there are no namespaces, the test is skipped, which is a failure under `REQUIRE_ALL=1`.
-fn has_local_network(test: &str) -> bool {
+pub fn has_local_network(test: &str) -> bool {
     if std::env::var_os(MARK).is_some() {
         return true;
     }
@@ -35,12 +35,14 @@ fn has_local_network(test: &str) -> bool {
     false
 }
 
+/// Changes the network of this namespace.
+pub fn ip(arguments: &str) {
+    let status = Command::new("ip").args(arguments.split(' ')).status().unwrap();
+    assert!(status.success(), "ip {arguments}");
+}
+
 /// Sets up the local network of this namespace, with the addresses 10.78.0.1 to 10.78.0.9.
 fn set_up_network() {
-    let ip = |arguments: &str| {
-        let status = Command::new("ip").args(arguments.split(' ')).status().unwrap();
-        assert!(status.success(), "ip {arguments}");
-    };
     ip("link set lo up");
     ip("link add lan0 type veth peer name lan1");
     ip("link set lan0 up");

@@ -38,6 +38,7 @@ mod impostors;
 mod labels;
 mod limits;
 mod lists;
+mod local_network;
 mod logins;
 mod metrics;
 mod moving;

@@ -1,11 +1,16 @@
-//! Without a DHT, and for private torrents, nothing leaves: packets captured on the loopback device.
+//! Without a DHT, and for private torrents, nothing leaves: packets captured on the loopback device, over IPv4 and IPv6.
 
 use std::fs;
 use std::path::Path;
 
 use crate::bed::{Daemon, succeed, torrent, torrent_with, wait_until};
 use crate::capture::{Capture, Conversation, Datagram};
+use crate::dual_stack::{has_ipv6, start};
 use crate::skipping::skip;
+
+/// Listen addresses of the daemons.
+const V4: &str = "127.0.0.1:0";
+const V6: &str = "[::1]:0";
 
 /// The id of the message that names a node (BEP 5, `PORT`).
 const PORT: u8 = 9;
@@ -21,8 +26,8 @@ struct Exchange {
 }
 
 impl Exchange {
-    /// Runs the exchange with these arguments of both daemons; `None` if packets cannot be captured here.
-    fn run(name: &str, arguments: &[&str]) -> Option<Self> {
+    /// Runs the exchange between daemons at an address with these arguments; `None` if packets cannot be captured here.
+    fn run(name: &str, listen: &str, arguments: &[&str]) -> Option<Self> {
         let capture = match Capture::start() {
             Ok(capture) => capture,
             Err(error) => {
@@ -34,8 +39,8 @@ impl Exchange {
         let [folder, theirs] = [folders[0].path(), folders[1].path()];
         let private = torrent_with(theirs, "private.bin", 1, |options| options.private = true);
         let public = torrent(theirs, "public.bin", 2, &[]);
-        let seed = Daemon::start_with(theirs, &[&["--download-dir", "."], arguments].concat());
-        let daemon = Daemon::start_with(folder, arguments);
+        let seed = start(listen, theirs, &[&["--download-dir", "."], arguments].concat());
+        let daemon = start(listen, folder, arguments);
         for (hash, bytes) in [&private, &public] {
             assert_eq!(seed.post("/api/v1/torrents", bytes).status, 201);
             fs::write(folder.join("it.torrent"), bytes).unwrap();
@@ -94,10 +99,22 @@ fn const_hex(text: &str) -> [u8; 20] {
 /// BEP 27. The public torrent shows that the same daemons announce what they may.
 #[test]
 fn a_private_torrent_is_never_named_in_the_dht() {
+    names_only_public_torrents("a_private_torrent_is_never_named_in_the_dht", V4);
+}
+
+#[test]
+fn a_private_torrent_is_never_named_in_the_dht_of_ipv6() {
+    let name = "a_private_torrent_is_never_named_in_the_dht_of_ipv6";
+    if has_ipv6(name) {
+        names_only_public_torrents(name, V6);
+    }
+}
+
+fn names_only_public_torrents(name: &str, listen: &str) {
     let folder = tempfile::tempdir().unwrap();
-    let node = Daemon::start(folder.path());
+    let node = start(listen, folder.path(), &[]);
     let arguments = ["--dht-node", &node.peers];
-    let Some(exchange) = Exchange::run("a_private_torrent_is_never_named_in_the_dht", &arguments) else {
+    let Some(exchange) = Exchange::run(name, listen, &arguments) else {
         return;
     };
     wait_until("an announce", || exchange.is_named(b"13:announce_peer"));
@@ -122,7 +139,19 @@ fn lookup(folder: &Path, torrent: [u8; 20]) -> String {
 
 #[test]
 fn a_daemon_without_a_dht_sends_no_datagram_of_it() {
-    let Some(exchange) = Exchange::run("a_daemon_without_a_dht_sends_no_datagram_of_it", &["--no-dht"]) else {
+    sends_no_datagram_of_the_dht("a_daemon_without_a_dht_sends_no_datagram_of_it", V4);
+}
+
+#[test]
+fn a_daemon_without_a_dht_sends_no_datagram_of_it_over_ipv6() {
+    let name = "a_daemon_without_a_dht_sends_no_datagram_of_it_over_ipv6";
+    if has_ipv6(name) {
+        sends_no_datagram_of_the_dht(name, V6);
+    }
+}
+
+fn sends_no_datagram_of_the_dht(name: &str, listen: &str) {
+    let Some(exchange) = Exchange::run(name, listen, &["--no-dht"]) else {
         return;
     };
     let of_dht = |datagram: &Datagram| datagram.data.starts_with(b"d");

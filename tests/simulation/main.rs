@@ -20,6 +20,7 @@ mod hostile;
 mod joining;
 mod late;
 mod limits;
+mod long_links;
 mod magnets;
 #[path = "../support/masking.rs"]
 mod masking;

@@ -7,10 +7,10 @@ use std::time::Duration;
 use crate::prefix::site;
 use crate::time::Timestamp;
 
-/// Default of how many times larger an answer to an unverified address may be than its question: a list of three nodes. A
-/// list of eight is 3.2 times as large as the query for it, and an answer that is no larger has room for one node. An
-/// attacker who forges the address of a victim gains no more than this.
-pub const MAX_AMPLIFICATION: usize = 2;
+/// Default of how many times larger an answer to an unverified address may be than its question. A list of eight nodes is
+/// 3.2 times as large as the query for it. An attacker who forges the address of a victim gains no more than this. With
+/// less, networks in which all nodes have the default lose what is announced in them (ARCHITECTURE.md, "Strangers").
+pub const MAX_AMPLIFICATION: usize = 4;
 
 /// Returns the maximum size of the answer to a question of `question` bytes. `amplification` is the limit for an address
 /// that has not proved to receive datagrams; `None` for one that has.

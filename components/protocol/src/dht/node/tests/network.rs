@@ -47,12 +47,26 @@ struct Network {
     sent: u64,
     loss_percent: u32,
     rng: ChaCha8Rng,
-    settings: NodeSettings,
 }
 
 /// The address of host `n`, in a /20 of its own.
 fn address(n: usize) -> SocketAddr {
     SocketAddr::new(Ipv4Addr::from_bits(0x1400_0000 + ((n as u32) << 12)).into(), 6881)
+}
+
+/// The IPv6 address of a host that [`has_v6`].
+fn address_v6(n: usize) -> SocketAddr {
+    SocketAddr::from(([0x2a01, n as u16, 0, 0, 0, 0, 0, 1], 6881))
+}
+
+/// Whether a host is also a node of the IPv6 network (BEP 32): every third one.
+fn has_v6(n: usize) -> bool {
+    n.is_multiple_of(3)
+}
+
+/// The addresses of a host.
+fn addresses(n: usize) -> impl Iterator<Item = SocketAddr> {
+    [address(n)].into_iter().chain(has_v6(n).then(|| address_v6(n)))
 }
 
 /// A host that sends announces with tokens of others.
@@ -78,22 +92,14 @@ impl Network {
             sent: 0,
             loss_percent: 1,
             rng: ChaCha8Rng::seed_from_u64(seed),
-            settings: NodeSettings::default(),
         };
         for n in 0..count {
             let host = if is_hostile && n % 20 == 10 {
                 Host::Liar
             } else {
-                let mut seed = [0; 32];
-                network.rng.fill_bytes(&mut seed);
-                let mut node = Node::new(network.settings.clone(), seed, network.now);
-                for _ in 0..2.min(n) {
-                    let known = network.honest();
-                    node.add_host(address(known), network.now);
-                }
-                Host::Honest(Box::new(node))
+                network.new_node(n)
             };
-            network.addresses.insert(address(n), n);
+            network.addresses.extend(addresses(n).map(|address| (address, n)));
             network.hosts.push(host);
             network.run_host(n);
             network.run_for(Duration::from_millis(20));
@@ -107,6 +113,25 @@ impl Network {
         network
     }
 
+    /// Creates host `n`, which knows two honest ones.
+    fn new_node(&mut self, n: usize) -> Host {
+        let mut seed = [0; 32];
+        self.rng.fill_bytes(&mut seed);
+        let settings = NodeSettings {
+            families: Want {
+                v4: true,
+                v6: has_v6(n),
+            },
+            ..NodeSettings::default()
+        };
+        let mut node = Node::new(settings, seed, self.now);
+        for _ in 0..2.min(n) {
+            let known = self.honest();
+            addresses(known).for_each(|address| node.add_host(address, self.now));
+        }
+        Host::Honest(Box::new(node))
+    }
+
     fn node(&mut self, n: usize) -> &mut Node {
         match &mut self.hosts[n] {
             Host::Honest(node) => node,
@@ -118,6 +143,16 @@ impl Network {
         loop {
             let n = self.rng.random_range(0..self.hosts.len());
             if matches!(self.hosts[n], Host::Honest(_)) {
+                return n;
+            }
+        }
+    }
+
+    /// Returns an honest host, if wanted one that is in the IPv6 network too.
+    fn honest_of(&mut self, is_dual: bool) -> usize {
+        loop {
+            let n = self.honest();
+            if !is_dual || has_v6(n) {
                 return n;
             }
         }
@@ -141,7 +176,8 @@ impl Network {
             .push(Reverse((node.deadline().max(now + Duration::from_millis(1)), n)));
         for (to, data) in datagrams {
             assert!(data.len() <= 1024);
-            self.send(address(n), to, data);
+            let from = if to.is_ipv4() { address(n) } else { address_v6(n) };
+            self.send(from, to, data);
         }
     }
 
@@ -225,15 +261,9 @@ impl Network {
 
     /// Adds a host, which knows two honest ones.
     fn join(&mut self, host: Option<Host>) -> usize {
-        let (n, now) = (self.hosts.len(), self.now);
-        let host = host.unwrap_or_else(|| {
-            let mut seed = [0; 32];
-            self.rng.fill_bytes(&mut seed);
-            let mut node = Node::new(self.settings.clone(), seed, now);
-            (0..2).for_each(|_| node.add_host(address(self.honest()), now));
-            Host::Honest(Box::new(node))
-        });
-        self.addresses.insert(address(n), n);
+        let n = self.hosts.len();
+        let host = host.unwrap_or_else(|| self.new_node(n));
+        self.addresses.extend(addresses(n).map(|address| (address, n)));
         self.hosts.push(host);
         self.run_host(n);
         n
@@ -308,14 +338,16 @@ impl Network {
             ) => target,
             _ => NodeId([1; 20]),
         };
-        let mut nodes = Vec::new();
+        let (mut nodes, mut nodes6) = (Vec::new(), Vec::new());
         for _ in 0..8 {
             let liar = self.rng.random_range(0..self.hosts.len().div_ceil(20)) * 20 + 10;
             let bits = self.rng.random_range(100..150);
             write_contact(target.neighbor(bits, &mut self.rng), address(liar), &mut nodes);
+            write_contact(target.neighbor(bits, &mut self.rng), address_v6(liar), &mut nodes6);
         }
         let reply = Reply {
             nodes: &nodes,
+            nodes6: &nodes6,
             values: vec!["66.6.6.6:6666".parse().unwrap()],
             token: Some(b"liar"),
             ..Reply::new(target.neighbor(120, &mut self.rng))
@@ -326,7 +358,7 @@ impl Network {
 
     fn search(&mut self, n: usize, target: NodeId, goal: Goal) -> SearchId {
         let now = self.now;
-        let search = self.node(n).search(target, goal, Some(Family::V4), now).unwrap();
+        let search = self.node(n).search(target, goal, None, now).unwrap();
         self.run_host(n);
         search
     }
@@ -361,10 +393,9 @@ impl Network {
             if let Host::Honest(node) = host {
                 let stats = node.stats(self.now);
                 let [v4, v6] = stats.tables;
-                assert!(
-                    v4.nodes <= 8 * v4.buckets && v4.buckets <= 50 && v6.nodes == 0,
-                    "{stats:?}"
-                );
+                for table in [v4, v6] {
+                    assert!(table.nodes <= 8 * table.buckets && table.buckets <= 50, "{stats:?}");
+                }
                 assert!(stats.pending_queries <= 1024 && stats.searches <= 34);
                 assert!(stats.stored_peers <= 10_000 && stats.stored_torrents <= 2000);
             }
@@ -422,7 +453,8 @@ const LOOK: Goal = Goal::Peers {
 };
 
 /// Announces `count` torrents from random nodes, looks each up from another one, and returns the share that was found
-/// and the median duration of a lookup in round trips.
+/// and the median duration of a lookup in round trips. Where both nodes are in the IPv6 network too, the peer has to be
+/// found in both.
 fn announce_and_find(network: &mut Network, count: usize) -> (f64, f64) {
     announce_and_find_during(network, count, |_, _, _| ())
 }
@@ -437,7 +469,7 @@ fn announce_and_find_during(
     let mut lookups = Vec::new();
     for (number, target) in random_targets(count).into_iter().enumerate() {
         disturb(network, 2 * number, target);
-        let announcer = network.honest();
+        let announcer = network.honest_of(number.is_multiple_of(3));
         let announced = network.search(announcer, target, ANNOUNCE);
         network.run_for(Duration::from_secs(7));
         let (result, _) = network.take_result(announcer, announced);
@@ -445,7 +477,7 @@ fn announce_and_find_during(
         assert!(result.stored_count >= 4, "{result:?}");
         disturb(network, 2 * number + 1, target);
         let seeker = loop {
-            let seeker = network.honest();
+            let seeker = network.honest_of(number.is_multiple_of(3));
             if seeker != announcer {
                 break seeker;
             }
@@ -453,9 +485,14 @@ fn announce_and_find_during(
         let search = network.search(seeker, target, LOOK);
         network.run_for(Duration::from_secs(7));
         let (result, reported) = network.take_result(seeker, search);
-        let peer = SocketAddr::new(address(announcer).ip(), 7000);
+        let mut peers = addresses(announcer).filter(|peer| peer.is_ipv4() || has_v6(seeker));
         assert!(reported.iter().all(|(peer, _)| *peer != ATTACKER));
-        let is_found = reported.iter().any(|(reported, _)| *reported == peer);
+        let is_reported = |peer: SocketAddr| {
+            reported
+                .iter()
+                .any(|(found, _)| *found == SocketAddr::new(peer.ip(), 7000))
+        };
+        let is_found = peers.all(is_reported);
         lookups.push((is_found, result.duration, result.query_count));
         let is_attack = |event: &Event| matches!(event, Event::Announced { peer, .. } if *peer == ATTACKER);
         assert!(!network.events.iter().any(|(_, event, _)| is_attack(event)));
