@@ -97,6 +97,12 @@ enum Command {
     /// List a torrent's files.
     #[cfg(feature = "daemon")]
     Files(client::FilesArgs),
+    /// Play a file of a torrent while it is downloaded.
+    #[cfg(feature = "daemon")]
+    Play(client::reading::PlayArgs),
+    /// Print a file of a torrent while it is downloaded.
+    #[cfg(feature = "daemon")]
+    Cat(client::reading::CatArgs),
     /// List and add peers of a torrent.
     #[cfg(feature = "daemon")]
     Peers(client::peers::PeersArgs),
@@ -287,6 +293,10 @@ pub(crate) fn main() -> ExitCode {
         Command::Dht(args) => block_on(client::dht::run(args, screen)),
         #[cfg(feature = "daemon")]
         Command::Files(args) => block_on(client::files(args)),
+        #[cfg(feature = "daemon")]
+        Command::Play(args) => block_on(client::reading::play(args)),
+        #[cfg(feature = "daemon")]
+        Command::Cat(args) => block_on(client::reading::cat(args)),
         #[cfg(feature = "daemon")]
         Command::Peers(args) => block_on(client::peers::run(args)),
         #[cfg(feature = "daemon")]

@@ -8,7 +8,7 @@ use std::path::Path;
 use ecs_torrent::making::MakeOptions;
 use serde_json::{Value, json};
 
-use crate::bed::{Answer, Daemon, wait_until};
+use crate::bed::{Answer, Daemon, Process, command, fail, succeed, wait_until};
 use crate::choosing::seed_album;
 use crate::content::{make_torrent, noise, write_file};
 
@@ -284,4 +284,96 @@ fn abandoned_readers_are_let_go() {
     wait_until("the end of the reader that went", || {
         Content::range(&daemon, &path, "bytes=0-0").status == 206
     });
+}
+
+/// The commands name a file by its number, its path or a pattern; a reader that has enough ends `cat` quietly.
+#[test]
+fn files_are_printed() {
+    let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (folder, other) = (folder.path(), other.path());
+    let (seed, hash, bytes) = seed_album(other);
+    let daemon = Daemon::start(folder);
+    let add = format!("/api/v1/torrents?peer={}", seed.peers);
+    assert_eq!(daemon.post(&add, &bytes).status, 201);
+    let print = |arguments: &[&str]| {
+        let output = command(folder, &[&["cat", &hash], arguments].concat())
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        output.stdout
+    };
+    assert_eq!(print(&["1"]), noise(2, 100_000));
+    assert_eq!(print(&["album/c.txt"]), noise(3, 100_000));
+    assert_eq!(print(&["*d.txt", "--range", "99990-"]), noise(4, 100_000)[99_990..]);
+    assert_eq!(print(&["0", "--range=-10"]), noise(1, 100_000)[99_990..]);
+    assert!(fail(folder, &["cat", &hash]).contains("4 files"));
+    assert!(fail(folder, &["cat", &hash, "*.txt"]).contains("4 files match *.txt"));
+    assert!(fail(folder, &["cat", &hash, "*.mkv"]).contains("no file matches *.mkv"));
+    let mut printing = command(folder, &["cat", &hash, "0"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(printing.stdout.take());
+    let output = printing.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+
+    // A player gets a URL without the token, and its failure is that of the command.
+    let first = succeed(folder, &["play", &hash, "3", "--", "echo"]);
+    let name = first.trim().strip_prefix("http://127.0.0.1:").unwrap();
+    assert!(name.ends_with("/d.txt") && !first.contains(&daemon.token), "{first}");
+    assert!(fail(folder, &["play", &hash, "3", "--", "false"]).contains("false"));
+    assert!(fail(folder, &["play", &hash, "3", "--", "/no/player"]).contains("cannot start /no/player"));
+    assert_eq!(daemon.post(&format!("/api/v1/torrents/{hash}/pause"), b"").status, 204);
+    assert!(fail(folder, &["cat", &hash, "0"]).contains("it is paused"));
+}
+
+/// The URL of `play` without a player answers ranges as the daemon does, and nothing else.
+#[test]
+fn a_file_is_played() {
+    let movie = Movie::new(2_000_000);
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(folder.path());
+    movie.add(&daemon);
+    let mut command = command(folder.path(), &["play", &movie.hash]);
+    let mut playing = Process(command.stdout(std::process::Stdio::piped()).spawn().unwrap());
+    let mut url = String::new();
+    BufReader::new(playing.0.stdout.take().unwrap())
+        .read_line(&mut url)
+        .unwrap();
+    let (address, path) = url.trim().strip_prefix("http://").unwrap().split_once('/').unwrap();
+    let ask = |path: &str, head: &str| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        let request = format!("GET /{path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{head}\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).unwrap();
+        let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
+        let head = String::from_utf8(bytes[..end].to_vec()).unwrap().to_ascii_lowercase();
+        (head, bytes[end..].to_vec())
+    };
+    let (head, body) = ask(path, "Range: bytes=2000000-2000099\r\n");
+    assert!(
+        head.starts_with("http/1.1 206") && head.contains("video/x-matroska"),
+        "{head}"
+    );
+    assert_eq!(body, movie.bytes[2_000_000..2_000_100]);
+    let (head, body) = ask(path, "");
+    assert!(head.starts_with("http/1.1 200"), "{head}");
+    assert_eq!(body, movie.bytes);
+    for other in [
+        "",
+        "movie.mkv",
+        "00000000000000000000000000000000/movie.mkv",
+        "api/v1/torrents",
+    ] {
+        let (head, _) = ask(other, "");
+        assert!(head.starts_with("http/1.1 404"), "{other}: {head}");
+    }
+    playing.signal(rustix::process::Signal::INT);
+    assert!(playing.wait().success());
 }

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ecs_torrent::daemon::{self, ApiAddress, Token};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Collected, Full, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::{Method, Request, StatusCode, header};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -28,7 +29,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// some seconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Maximum answer size, in bytes, from a program that has not yet proven to be the daemon.
+/// Maximum size, in bytes, of a refusal, and of an answer from a program that has not yet proven to be the daemon.
 const MAX_PROOF: usize = 4 << 10;
 
 /// The daemon that owns a state folder.
@@ -133,6 +134,47 @@ impl Daemon {
         self.ask(Method::DELETE, path, Bytes::new()).await
     }
 
+    /// Sends a request with these headers and without a body. Returns the answer, whose body is read by the caller.
+    pub(super) async fn open(
+        &self,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+    ) -> Result<Response<Incoming>, CliError> {
+        let Connection {
+            mut sender,
+            host,
+            place,
+        } = self.connect().await?;
+        let request = self.request(method, path, host).body(Full::default());
+        let mut request = request.map_err(|error| CliError::Other(format!("cannot ask: {error}")))?;
+        request.headers_mut().extend(headers);
+        let failed = |error| CliError::Other(format!("{place}: {error}"));
+        sender.send_request(request).await.map_err(failed)
+    }
+
+    /// Returns an answer if it is a success, otherwise the reason of the refusal.
+    pub(super) async fn success(&self, answer: Response<Incoming>) -> Result<Response<Incoming>, CliError> {
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(answer);
+        }
+        let place = self.state_dir.display().to_string();
+        let body = Limited::new(answer.into_body(), MAX_PROOF).collect().await;
+        let bytes = body.map_or_else(|_| Bytes::new(), Collected::to_bytes);
+        self.understand(&place, status, &bytes)?;
+        Err(CliError::Other(format!("{place}: not a daemon's answer: {status}")))
+    }
+
+    /// Begins a request with the token.
+    fn request(&self, method: Method, path: &str, host: String) -> hyper::http::request::Builder {
+        Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, host)
+            .header(header::AUTHORIZATION, format!("Bearer {}", self.token.reveal()))
+    }
+
     async fn ask(&self, method: Method, path: &str, body: Bytes) -> Result<Value, CliError> {
         let (_, answer) = self.send(method, path, body, "application/x-bittorrent").await?;
         Ok(answer)
@@ -159,11 +201,8 @@ impl Daemon {
         kind: &'static str,
     ) -> Result<(String, StatusCode, Bytes), CliError> {
         let Connection { sender, host, place } = self.connect().await?;
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, host)
-            .header(header::AUTHORIZATION, format!("Bearer {}", self.token.reveal()))
+        let request = self
+            .request(method, path, host)
             .header(header::CONTENT_TYPE, kind)
             .body(Full::new(body));
         let request = request.map_err(|error| CliError::Other(format!("cannot ask: {error}")))?;
