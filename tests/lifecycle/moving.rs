@@ -10,7 +10,7 @@ use ecs_torrent::components::torrent::Lifecycle;
 use ecs_torrent::{AddOptions, Error, InfoHash, MoveError, MovedFiles, RemoveOptions, TorrentState};
 
 use crate::bed::{Bed, Torrent, wait_until};
-use crate::seed::Seed;
+use crate::seed::{Seed, download_album};
 use crate::volumes::{Volume, can_mount};
 
 const PIECE: u32 = 64 << 10;
@@ -26,12 +26,7 @@ struct Whole {
 impl Whole {
     fn new(number: u64) -> (Self, Bed) {
         let files = [("a", 3 << 20), ("sub/b", 2 << 20), ("sub/c", 100_000)];
-        let torrent = Arc::new(Torrent::album(number, "album", &files, PIECE));
-        let folder = tempfile::tempdir().unwrap();
-        let mut bed = Bed::start(&folder.path().join("state-dir"));
-        let seed = Seed::free(&torrent);
-        let id = bed.add(&torrent, &folder.path().join("data"), &[seed.address]);
-        bed.wait_seeding(id);
+        let (torrent, folder, id, bed) = download_album(number, &files, PIECE);
         let memory = tempfile::tempdir_in("/dev/shm").unwrap();
         let whole = Self {
             torrent,

@@ -11,7 +11,7 @@ use ecs_torrent::components::torrent::Lifecycle;
 use ecs_torrent::{AddOptions, Error, InfoHash, TorrentState};
 
 use crate::bed::{Bed, Torrent, settings, wait_until};
-use crate::seed::Seed;
+use crate::seed::{Seed, download_album};
 
 const PIECE: u32 = 64 << 10;
 
@@ -26,12 +26,7 @@ impl Whole {
     /// Downloads a torrent.
     fn new(number: u64) -> (Self, Bed) {
         let files = [("a", 3 << 20), ("b", 2 << 20), ("c", 100_000)];
-        let torrent = Arc::new(Torrent::album(number, "album", &files, PIECE));
-        let folder = tempfile::tempdir().unwrap();
-        let mut bed = Bed::start(&folder.path().join("state-dir"));
-        let seed = Seed::free(&torrent);
-        let id = bed.add(&torrent, &folder.path().join("data"), &[seed.address]);
-        bed.wait_seeding(id);
+        let (torrent, folder, id, bed) = download_album(number, &files, PIECE);
         (Self { torrent, folder, id }, bed)
     }
 
