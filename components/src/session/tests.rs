@@ -182,6 +182,7 @@ fn an_older_session_is_read() {
         stopped: false,
         files: vec![None],
         hints: LinkHints::default(),
+        moving: None,
         ..session()
     };
     let mut text = ron::ser::to_string_pretty(&older, form).unwrap();

@@ -21,7 +21,8 @@ fn bed() -> Bed {
     bed.open_port::<StateRequest, StateEvent>(Vec::new());
     bed.open_port::<DiskRequest, DiskEvent>(Vec::new());
     bed.world.init_resource::<Messages<PiecesKnown>>();
-    for purpose in [opening::OPEN, opening::preparing::PREPARE, releasing::RELEASE] {
+    let opened = [opening::OPEN, opening::preparing::PREPARE, releasing::RELEASE];
+    for purpose in opened.into_iter().chain(moving::PURPOSES) {
         open_inbox(&mut bed, purpose);
     }
     bed

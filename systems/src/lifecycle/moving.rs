@@ -40,14 +40,13 @@ use crate::storage::fault;
 const CHECK: Purpose = purpose!("check a move of files");
 const FIND: Purpose = purpose!("find relocated files");
 const MOVE: Purpose = purpose!("move files");
+pub(super) const PURPOSES: [Purpose; 3] = [CHECK, FIND, MOVE];
 
 type MoveReply = Reply<Result<MovedFiles, MoveError>>;
 
 /// Returns whether the disk has reported about moves.
 pub(super) fn has_events(disk: &DiskPort) -> bool {
-    [CHECK, FIND, MOVE]
-        .into_iter()
-        .any(|purpose| disk.has_events_for(purpose))
+    PURPOSES.into_iter().any(|purpose| disk.has_events_for(purpose))
 }
 
 /// The callers that wait for moves.
