@@ -455,17 +455,7 @@ impl Torrents {
     /// [`Error::TorrentNotFound`]; [`Error::Move`] with the reason why the files stay where they are, or why the move is
     /// interrupted.
     pub async fn move_files(&self, id: impl Into<TorrentId>, root: impl Into<PathBuf>) -> Result<MovedFiles, Error> {
-        let (TorrentId(torrent), root) = (id.into(), root.into());
-        let is_there = false;
-        let command = |reply| {
-            PauseOrStart::from(MoveTorrent {
-                torrent,
-                root,
-                is_there,
-                reply,
-            })
-        };
-        Ok(self.ask(command).await??)
+        self.place_files(id.into(), root.into(), false).await
     }
 
     /// Records that a torrent's files are in another folder now: their volume is mounted at another path, or the user
@@ -475,8 +465,12 @@ impl Torrents {
     /// # Errors
     /// [`Error::TorrentNotFound`]; [`Error::Move`] with the reason why the torrent stays where it was.
     pub async fn relocate(&self, id: impl Into<TorrentId>, root: impl Into<PathBuf>) -> Result<(), Error> {
-        let (TorrentId(torrent), root) = (id.into(), root.into());
-        let is_there = true;
+        self.place_files(id.into(), root.into(), true).await.map(drop)
+    }
+
+    /// Moves a torrent's files to a folder, or records that they are there.
+    async fn place_files(&self, id: TorrentId, root: PathBuf, is_there: bool) -> Result<MovedFiles, Error> {
+        let TorrentId(torrent) = id;
         let command = |reply| {
             PauseOrStart::from(MoveTorrent {
                 torrent,
@@ -485,8 +479,7 @@ impl Torrents {
                 reply,
             })
         };
-        self.ask(command).await??;
-        Ok(())
+        Ok(self.ask(command).await??)
     }
 
     /// Pauses all torrents that are listed now, concurrently.

@@ -1,12 +1,13 @@
 //! `move` and `relocate`: a torrent's files go to another folder, or are there.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::connection::Daemon;
-use super::{DaemonAddress, absolute, print_json};
+use super::values::text;
+use super::{DaemonAddress, Found, absolute, print_json};
 use crate::cli::output::printable;
 use crate::cli::{CliError, Outcome};
 
@@ -54,38 +55,35 @@ pub(in crate::cli) struct RelocateArgs {
     daemon: DaemonAddress,
 }
 
-pub(in crate::cli) async fn relocate(args: RelocateArgs) -> Result<Outcome, CliError> {
-    let daemon = Daemon::find(&args.daemon)?;
-    let found = daemon.find_running(&args.hash).await?;
-    let body = json!({"root": absolute(&args.folder)?, "move": false});
+/// Moves a torrent's files to a folder, or says that they are there. Returns the torrent and the answer.
+async fn place(daemon: &Daemon, hash: &str, folder: &Path, is_move: bool) -> Result<(Found, Value), CliError> {
+    let found = daemon.find_running(hash).await?;
+    let body = json!({"root": absolute(folder)?, "move": is_move});
     let path = format!("/api/v1/torrents/{}/move", found.hash);
     let moved = daemon.post_json(&path, &body).await?;
+    Ok((found, moved))
+}
+
+pub(in crate::cli) async fn relocate(args: RelocateArgs) -> Result<Outcome, CliError> {
+    let daemon = Daemon::find(&args.daemon)?;
+    let (found, moved) = place(&daemon, &args.hash, &args.folder, false).await?;
     match args.json {
         true => print_json(&moved),
-        false => say!(
-            "{found} is in {}",
-            printable(moved["root"].as_str().unwrap_or_default())
-        ),
+        false => say!("{found} is in {}", printable(text(&moved["root"]))),
     }
     Ok(Outcome::Done)
 }
 
 pub(in crate::cli) async fn run(args: MoveArgs) -> Result<Outcome, CliError> {
     let daemon = Daemon::find(&args.daemon)?.without_time_limit();
-    let found = daemon.find_running(&args.hash).await?;
-    let body = json!({"root": absolute(&args.folder)?});
-    let path = format!("/api/v1/torrents/{}/move", found.hash);
-    let moved = daemon.post_json(&path, &body).await?;
+    let (found, moved) = place(&daemon, &args.hash, &args.folder, true).await?;
     if args.json {
         print_json(&moved);
         return Ok(Outcome::Done);
     }
-    say!(
-        "moved {found} to {}",
-        printable(moved["root"].as_str().unwrap_or_default())
-    );
+    say!("moved {found} to {}", printable(text(&moved["root"])));
     for kept in moved["kept"].as_array().into_iter().flatten() {
-        let [path, reason] = ["path", "reason"].map(|key| printable(kept[key].as_str().unwrap_or_default()));
+        let [path, reason] = ["path", "reason"].map(|key| printable(text(&kept[key])));
         say!("kept {path} at the old place too: {reason}");
     }
     Ok(Outcome::Done)
