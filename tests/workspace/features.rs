@@ -51,6 +51,15 @@ pub fn parse(file: &Path) -> Vec<Item> {
     if is_tests { Vec::new() } else { syntax.items }
 }
 
+/// Returns the type that a path names, as itself, by an associated function or by a variant. A variant of an enum may have
+/// the name of a component.
+pub fn type_of(path: &syn::Path) -> Option<String> {
+    let mut names = path.segments.iter().rev().map(|segment| segment.ident.to_string());
+    let is_type = |name: &String| name.starts_with(char::is_uppercase);
+    let (last, before) = (names.next(), names.next().filter(is_type));
+    before.or(last)
+}
+
 /// Whether an item is compiled for tests only.
 pub fn is_item_of_tests(item: &Item) -> bool {
     let attributes = match item {
@@ -104,12 +113,8 @@ struct Owned<'c> {
 impl Owned<'_> {
     /// Adds the component that a path names, as itself or as the type of an associated function.
     fn add(&mut self, path: &syn::Path) {
-        let mut names = path.segments.iter().rev().map(|segment| segment.ident.to_string());
-        let is_type = |name: &String| name.starts_with(char::is_uppercase);
-        let (last, before) = (names.next(), names.next().filter(is_type));
-        // A variant of an enum may have the name of a component.
-        let name = before.or(last);
-        self.found.extend(name.filter(|name| self.components.contains(name)));
+        self.found
+            .extend(type_of(path).filter(|name| self.components.contains(name)));
     }
 
     fn add_arguments(&mut self, arguments: &syn::AngleBracketedGenericArguments) {

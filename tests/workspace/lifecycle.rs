@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use ecs_torrent::TorrentState;
 use syn::visit::{self, Visit};
 
-use crate::features::{INSERTIONS, is_item_of_tests, is_test_file, parse};
+use crate::features::{INSERTIONS, is_item_of_tests, is_test_file, parse, type_of};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -48,11 +48,7 @@ struct Written(BTreeSet<String>);
 
 impl Written {
     fn add(&mut self, path: &syn::Path) {
-        let mut names = path.segments.iter().rev().map(|segment| segment.ident.to_string());
-        let is_type = |name: &String| name.starts_with(char::is_uppercase);
-        let (last, before) = (names.next(), names.next().filter(is_type));
-        // Of an enum, the path names a variant.
-        self.0.extend(before.or(last));
+        self.0.extend(type_of(path));
     }
 
     fn add_type(&mut self, written: &syn::Type) {

@@ -14,6 +14,21 @@ use crate::dht::limits::MAX_AMPLIFICATION;
 const ASKER: NodeId = NodeId([9; 20]);
 const TARGET: NodeId = NodeId([5; 20]);
 
+/// Peers that are looked for, without an announce.
+const LOOK: Goal = Goal::Peers {
+    announce: None,
+    scrape: false,
+};
+
+const ANNOUNCE: Goal = Goal::Peers {
+    announce: Some(Announce {
+        ports: [7000; 2],
+        implied_port: false,
+        seed: false,
+    }),
+    scrape: false,
+};
+
 fn at(millis: u64) -> Timestamp {
     Timestamp::ZERO + Duration::from_millis(millis)
 }

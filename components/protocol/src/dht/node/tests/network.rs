@@ -9,7 +9,7 @@ use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::super::*;
-use super::at;
+use super::{ANNOUNCE, LOOK, at};
 use crate::dht::items::{Item, mutable_target, public_key};
 use crate::dht::krpc::{Reply, write_contact};
 
@@ -437,20 +437,6 @@ fn in_parallel<T: Send>(numbers: impl Iterator<Item = u64> + Send, job: impl Fn(
         results.flatten().collect()
     })
 }
-
-const ANNOUNCE: Goal = Goal::Peers {
-    announce: Some(Announce {
-        ports: [7000; 2],
-        implied_port: false,
-        seed: false,
-    }),
-    scrape: false,
-};
-
-const LOOK: Goal = Goal::Peers {
-    announce: None,
-    scrape: false,
-};
 
 /// Announces `count` torrents from random nodes, looks each up from another one, and returns the share that was found
 /// and the median duration of a lookup in round trips. Where both nodes are in the IPv6 network too, the peer has to be

@@ -3,21 +3,6 @@
 use super::*;
 use crate::dht::items::{Item, public_key};
 
-/// Peers that are looked for, without an announce.
-const LOOK: Goal = Goal::Peers {
-    announce: None,
-    scrape: false,
-};
-
-const ANNOUNCE: Goal = Goal::Peers {
-    announce: Some(Announce {
-        ports: [7000; 2],
-        implied_port: false,
-        seed: false,
-    }),
-    scrape: false,
-};
-
 /// Returns a node that knows `count` others by their addresses.
 fn acquainted(settings: NodeSettings, count: u8) -> Node {
     let mut node = Node::new(settings, [1; 32], at(0));
