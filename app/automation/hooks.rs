@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ecs_torrent_components::settings::seconds;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -26,7 +27,7 @@ const OUTPUT_TIME: Duration = Duration::from_secs(1);
 /// for.
 pub(super) async fn run(mut notices: Receiver<Notice>, settings: AutomationSettings) {
     let slots = Arc::new(Semaphore::new(settings.max_running_hooks));
-    let limit = Duration::from_secs(settings.hook_timeout_s);
+    let limit = seconds(settings.hook_timeout_s);
     let mut running = JoinSet::new();
     while let Some(notice) = notices.recv().await {
         for hook in settings.hooks.iter().filter(|hook| hook.on.contains(&notice.event)) {
@@ -92,31 +93,20 @@ fn start(hook: &Hook, notice: &Notice) -> io::Result<Program> {
 
 async fn watch(hook: &Hook, notice: &Notice, mut program: Program, limit: Duration) {
     let name = hook.program.display().to_string();
+    let (stdout, stderr) = (program.child.stdout.take(), program.child.stderr.take());
     let outputs = [
-        program
-            .child
-            .stdout
-            .take()
-            .map(|output| tokio::spawn(log_output(name.clone(), output))),
-        program
-            .child
-            .stderr
-            .take()
-            .map(|output| tokio::spawn(log_output(name.clone(), output))),
+        stdout.map(|output| tokio::spawn(log_output(name.clone(), output))),
+        stderr.map(|output| tokio::spawn(log_output(name.clone(), output))),
     ];
+    let event = format!("{} {}", notice.event.name(), notice.info_hash);
     match timeout(limit, program.child.wait()).await {
         Ok(Ok(status)) if status.success() => {
-            tracing::debug!("hook {name}: done ({} {})", notice.event.name(), notice.info_hash);
+            tracing::debug!("hook {name}: done ({event})");
         }
-        Ok(Ok(status)) => tracing::warn!("hook {name}: {status} ({} {})", notice.event.name(), notice.info_hash),
+        Ok(Ok(status)) => tracing::warn!("hook {name}: {status} ({event})"),
         Ok(Err(error)) => tracing::warn!("hook {name}: {error}"),
         Err(_) => {
-            let seconds = limit.as_secs();
-            tracing::warn!(
-                "hook {name}: killed after {seconds} s ({} {})",
-                notice.event.name(),
-                notice.info_hash
-            );
+            tracing::warn!("hook {name}: killed after {} s ({event})", limit.as_secs());
         }
     }
     drop(program);

@@ -5,10 +5,11 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use ecs_torrent_components::commands::AddOptions;
 use ecs_torrent_components::labels::Labels;
+use ecs_torrent_components::settings::seconds;
 use ecs_torrent_engine::backends::whole_file;
 use ecs_torrent_protocol::metainfo::MetainfoLimits;
 use tokio::task::spawn_blocking;
@@ -74,7 +75,7 @@ pub(super) async fn watch(folder: WatchedFolder, settings: AutomationSettings, t
         known: HashMap::new(),
         fault: None,
     };
-    let interval = Duration::from_secs(settings.watch_interval_s);
+    let interval = seconds(settings.watch_interval_s);
     loop {
         // The folder may be on a disk that hangs: only this task waits for it.
         let look = move || {

@@ -244,7 +244,7 @@ impl Reader {
 
 /// Returns whether there is a reader, or a command about one.
 fn has_readers(queue: Res<CommandQueue<ReaderCommand>>, readers: Res<Readers>) -> bool {
-    !queue.0.is_empty() || !readers.open.is_empty() || !readers.reads.is_empty()
+    !queue.0.is_empty() || !readers.is_empty() || !readers.reads.is_empty()
 }
 
 /// The parts of a torrent that readers use.
