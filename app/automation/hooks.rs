@@ -1,7 +1,7 @@
 //! Hooks: programs that run at events, without a shell.
 
 use std::io;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,10 +54,19 @@ async fn run_hook(hook: &Hook, notice: &Notice, limit: Duration) {
     }
 }
 
-/// A program that runs, and its process group, which is killed when this is dropped.
+/// A program, and its process group while it runs. The group is killed when this is dropped. Once the program has ended and
+/// was waited for, the number of its group may be that of others.
 struct Program {
     child: Child,
     group: Option<Pid>,
+}
+
+impl Program {
+    async fn wait(&mut self) -> io::Result<ExitStatus> {
+        let status = self.child.wait().await?;
+        self.group = None;
+        Ok(status)
+    }
 }
 
 impl Drop for Program {
@@ -99,7 +108,7 @@ async fn watch(hook: &Hook, notice: &Notice, mut program: Program, limit: Durati
         stderr.map(|output| tokio::spawn(log_output(name.clone(), output))),
     ];
     let event = format!("{} {}", notice.event.name(), notice.info_hash);
-    match timeout(limit, program.child.wait()).await {
+    match timeout(limit, program.wait()).await {
         Ok(Ok(status)) if status.success() => {
             tracing::debug!("hook {name}: done ({event})");
         }

@@ -169,6 +169,29 @@ fn a_hook_that_hangs_is_killed() {
     assert!(begin.elapsed() < PATIENCE);
 }
 
+/// A program that has ended in time leaves what it has started.
+#[test]
+fn what_a_hook_starts_goes_on_after_it() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let [pipe, seen] = ["pipe", "seen"].map(|name| folder.join(name).display().to_string());
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let text = format!("(read line < {pipe}; echo $line > {seen}) > /dev/null 2>&1 &\nexit 1");
+    let starter = script(folder, "starter", &text);
+    let daemon = start(folder, &format!("hooks: [(on: [Added], program: {starter:?})]"));
+    let (_, bytes) = torrent(folder, "one.bin", 1, &[]);
+    assert_eq!(daemon.post("/api/v1/torrents", &bytes).status, 201);
+    wait_until("the end of the program", || {
+        daemon.log().contains("starter: exit status: 1")
+    });
+    // Open for both, the pipe waits for nobody and loses nothing.
+    let mut writer = fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
+    writer.write_all(b"on\n").unwrap();
+    wait_until("its child", || {
+        fs::read_to_string(&seen).is_ok_and(|text| text == "on\n")
+    });
+}
+
 /// Reads a request, answers with `status`, and returns the head and the body.
 fn serve(listener: &TcpListener, status: &str) -> (String, Value) {
     let (stream, _) = listener.accept().unwrap();
