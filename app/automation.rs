@@ -6,10 +6,10 @@ mod settings;
 mod watching;
 mod webhooks;
 
-use std::time::Duration;
-
 use ecs_torrent_components::settings::seconds;
+use std::time::Duration;
 use tokio::sync::mpsc::{Sender, channel};
+
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -17,9 +17,6 @@ use self::notices::Notice;
 pub use self::notices::{NoticePlugin, Notices};
 pub use self::settings::{AfterAdding, AutomationSettings, Hook, Occasion, WatchedFolder, Webhook};
 use crate::torrents::Torrents;
-
-/// Time that the end of the daemon waits for programs and requests.
-const CLOSE_TIME: Duration = Duration::from_secs(5);
 
 /// The automation of a daemon. It ends at once when dropped.
 #[derive(Debug)]
@@ -82,10 +79,10 @@ impl Automation {
         self.watchers.abort_all();
     }
 
-    /// Waits for a moment until the events that have occurred are passed on. Call it when the engine is dropped.
-    pub async fn close(mut self) {
+    /// Waits at most `time` until the events that have occurred are passed on. Call it when the engine is dropped.
+    pub async fn close(mut self, time: Duration) {
         let passed_on = async { while self.listeners.join_next().await.is_some() {} };
-        if timeout(CLOSE_TIME, passed_on).await.is_err() {
+        if timeout(time, passed_on).await.is_err() {
             tracing::warn!("hooks or webhooks did not end in time, and were ended");
         }
     }

@@ -7,11 +7,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use ecs_torrent_components::commands::AddOptions;
+use ecs_torrent_components::commands::{AddError, AddOptions};
 use ecs_torrent_components::labels::Labels;
 use ecs_torrent_components::settings::seconds;
 use ecs_torrent_engine::backends::whole_file;
+use ecs_torrent_protocol::magnet::{Magnet, MagnetError};
 use ecs_torrent_protocol::metainfo::MetainfoLimits;
+use ecs_torrent_protocol::safe_path::MAX_COMPONENT_BYTES;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
@@ -25,6 +27,12 @@ const MAX_LINK_BYTES: u64 = 1 << 16;
 
 /// Numbers that are tried if another file has the new name of an added one.
 const MAX_NUMBER: u32 = 1000;
+
+/// Maximum length in bytes of a file's name that becomes longer when its torrent was added, by `.999.added`.
+const MAX_RENAMED: usize = MAX_COMPONENT_BYTES - 10;
+
+/// Number of failures after which the pause between two tries of a file grows no more: it is then 256 looks.
+const MAX_DOUBLINGS: u32 = 8;
 
 /// The kind of a watched file, by the end of its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +64,10 @@ struct Known {
     stamp: Stamp,
     /// The file was tried and is not tried again until it changes.
     is_done: bool,
+    /// Number of tries that failed for a reason that may pass.
+    failures: u32,
+    /// Number of looks until the next try.
+    pause: u32,
 }
 
 /// A watch folder with what is known of its files.
@@ -87,6 +99,11 @@ pub(super) async fn watch(folder: WatchedFolder, settings: AutomationSettings, t
         };
         watcher = back;
         for path in settled {
+            if watcher.folder.then == AfterAdding::Rename && name_len(&path) > MAX_RENAMED {
+                let why = format!("its name is longer than {MAX_RENAMED} bytes, and could not be changed");
+                tracing::warn!("watch folder: {}: not added: {why}", path.display());
+                continue;
+            }
             let file = path.clone();
             let outcome = match spawn_blocking(move || read(&file)).await {
                 Ok(Ok(source)) => torrents.download_with(source, watcher.options()).await,
@@ -102,7 +119,12 @@ pub(super) async fn watch(folder: WatchedFolder, settings: AutomationSettings, t
                     }
                 }
                 Err(Error::EngineGone(_)) => return,
-                Err(error) => tracing::warn!("watch folder: {}: not added: {error}", path.display()),
+                Err(error) => {
+                    tracing::warn!("watch folder: {}: not added: {error}", path.display());
+                    if may_pass(&error) {
+                        watcher.retry(&path);
+                    }
+                }
             }
         }
         sleep(interval).await;
@@ -130,15 +152,38 @@ impl Watcher {
         let mut seen = HashMap::new();
         for (name, stamp) in found {
             let before = self.known.get(&name).filter(|known| known.stamp == stamp);
-            if before.is_some_and(|known| !known.is_done) {
-                settled.push(self.folder.path.join(&name));
-            }
-            let is_done = before.is_some();
-            seen.insert(name, Known { stamp, is_done });
+            let known = match before.copied() {
+                Some(known) if known.is_done => known,
+                Some(known) if known.pause > 0 => Known {
+                    pause: known.pause - 1,
+                    ..known
+                },
+                Some(known) => {
+                    settled.push(self.folder.path.join(&name));
+                    Known { is_done: true, ..known }
+                }
+                None => Known {
+                    stamp,
+                    is_done: false,
+                    failures: 0,
+                    pause: 0,
+                },
+            };
+            seen.insert(name, known);
         }
         self.known = seen;
         settled.sort();
         settled
+    }
+
+    /// Makes a later look try a file again, after a pause that doubles with each failure.
+    fn retry(&mut self, path: &Path) {
+        let known = path.file_name().and_then(|name| self.known.get_mut(name));
+        if let Some(known) = known {
+            known.is_done = false;
+            known.pause = 1 << known.failures.min(MAX_DOUBLINGS);
+            known.failures += 1;
+        }
     }
 
     fn list(&self) -> io::Result<HashMap<OsString, Stamp>> {
@@ -179,16 +224,29 @@ impl Watcher {
     }
 }
 
-/// Reads and examines a file. A file that is not complete yet is no torrent: it is tried again when it has changed.
+fn name_len(path: &Path) -> usize {
+    path.file_name().map_or(0, |name| name.len())
+}
+
+/// Whether a later try may succeed without a change of the file: the disk or the state folder failed.
+fn may_pass(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Read { .. } | Error::Busy | Error::Add(AddError::Unsaved(_))
+    )
+}
+
+/// Reads and examines a file. A file that is not complete yet is no torrent: it is tried again when it has changed. The
+/// text of a `.magnet` file is a link only: it cannot name another file.
 fn read(path: &Path) -> Result<Source, Error> {
     match Kind::of(path) {
         Some(Kind::Magnet) => {
             let text = source::read(path, MAX_LINK_BYTES)?;
             let text = String::from_utf8_lossy(&text);
-            let link = Source::from(text.trim());
-            match link.link()? {
-                Some(_) => Ok(link),
-                None => link.read().map(Source::from),
+            match text.trim().parse::<Magnet>() {
+                Ok(magnet) => Source::Magnet(Box::new(magnet)).read().map(Source::from),
+                Err(MagnetError::PublicKey) => Ok(Source::Link(Box::new(text.trim().parse()?))),
+                Err(error) => Err(error.into()),
             }
         }
         _ => {
@@ -249,6 +307,37 @@ mod tests {
         fs::write(&file, "d4:info").unwrap();
         assert!(watcher.look().is_empty());
         assert_eq!(watcher.look(), [file]);
+    }
+
+    /// A full disk may have room later.
+    #[test]
+    fn a_file_that_could_not_be_added_is_tried_again_after_growing_pauses() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.torrent");
+        let mut watcher = watcher(folder.path());
+        fs::write(&file, "d4:").unwrap();
+        watcher.look();
+        let mut pauses = Vec::new();
+        for _ in 0..12 {
+            pauses.push((0..).find(|_| !watcher.look().is_empty()).unwrap());
+            watcher.retry(&file);
+        }
+        assert_eq!(pauses, [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 256, 256]);
+    }
+
+    #[test]
+    fn a_file_with_a_link_names_no_other_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let [other, file] = ["secret.torrent", "a.magnet"].map(|name| folder.path().join(name));
+        fs::write(&other, "secret").unwrap();
+        for text in [other.display().to_string(), "magnet".to_owned(), String::new()] {
+            fs::write(&file, text).unwrap();
+            assert!(matches!(read(&file), Err(Error::Magnet(MagnetError::Scheme))));
+        }
+        fs::write(&file, format!(" magnet:?xt=urn:btih:{}\n", "ab".repeat(20))).unwrap();
+        assert!(matches!(read(&file), Ok(Source::Magnet(_))));
+        fs::write(&file, format!("magnet:?xs=urn:btpk:{}", "ab".repeat(32))).unwrap();
+        assert!(matches!(read(&file), Ok(Source::Link(_))));
     }
 
     #[test]

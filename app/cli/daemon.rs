@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use ecs_torrent::automation::{self, Automation, AutomationSettings, Notices};
@@ -93,6 +93,7 @@ pub(super) async fn run(args: DaemonArgs, screen: Screen) -> Result<Outcome, Cli
         () = signals.next() => {}
         () = api.shutdown_requested() => {}
     }
+    let began = Instant::now();
     api.set_phase(Phase::Stopping);
     if let Some(automation) = &mut automated {
         automation.stop_watching();
@@ -105,16 +106,28 @@ pub(super) async fn run(args: DaemonArgs, screen: Screen) -> Result<Outcome, Cli
     // The notices end with the engine.
     drop(engine);
     if let Some(automation) = automated {
-        automation.close().await;
+        automation.close(close_time(began.elapsed())).await;
     }
     Ok(Outcome::Done)
+}
+
+/// Time from the signal to the end of the process, of which hooks and webhooks get what the stop of the torrents leaves.
+/// The stop itself ends within 9 s by default, and container runtimes kill after 10 s.
+const STOP_TIME: Duration = Duration::from_millis(9_500);
+
+/// Time that hooks and webhooks get even if the stop took longer.
+const LEAST_CLOSE_TIME: Duration = Duration::from_millis(300);
+
+/// Returns the time that hooks and webhooks get after a stop that took `stop`.
+fn close_time(stop: Duration) -> Duration {
+    STOP_TIME.saturating_sub(stop).max(LEAST_CLOSE_TIME)
 }
 
 /// Interval between two checks that the engine is alive.
 const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Adds the saved torrents, starts the automation, and returns only when the engine has ended by itself. The daemon's supervisor then starts
-/// the daemon again.
+/// Adds the saved torrents, starts the automation, and returns only when the engine has ended by itself. The daemon's
+/// supervisor then starts the daemon again.
 async fn run_engine(
     torrents: &Torrents,
     api: &Api,
@@ -130,5 +143,19 @@ async fn run_engine(
     loop {
         torrents.with_world(|_| ()).await?;
         tokio::time::sleep(WATCH_INTERVAL).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// README.md promises 10 s, and the longest stop of the torrents takes 9 s.
+    #[test]
+    fn hooks_do_not_prolong_a_stop_beyond_its_limit() {
+        for stop in [0, 3, 9].map(Duration::from_secs) {
+            assert!(stop + close_time(stop) < Duration::from_secs(10));
+        }
+        assert_eq!(close_time(Duration::from_secs(60)), LEAST_CLOSE_TIME);
     }
 }

@@ -15,7 +15,10 @@ use rustix::io::Errno;
 /// # Errors
 /// If the file cannot be read, or has more than `max` bytes.
 pub fn read_bounded(file: File, max: u64) -> io::Result<Vec<u8>> {
-    let len = file.metadata()?.len().min(max);
+    let len = file.metadata()?.len();
+    if len > max {
+        return Err(longer(max));
+    }
     // One byte more than the length finds the end of the file without growing.
     read_rest(file, Vec::with_capacity(len as usize + 1), max)
 }
@@ -41,9 +44,13 @@ fn read_rest(stream: impl Read, mut bytes: Vec<u8>, max: u64) -> io::Result<Vec<
     // One byte more than allowed shows that a file, a device or a pipe is too long.
     stream.take(max.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > max {
-        return Err(io::Error::other(format!("longer than {max} bytes")));
+        return Err(longer(max));
     }
     Ok(bytes)
+}
+
+fn longer(max: u64) -> io::Error {
+    io::Error::other(format!("longer than {max} bytes"))
 }
 
 /// Replaces a file of a folder atomically: at every moment, and after a power failure, either the old or the new file is
