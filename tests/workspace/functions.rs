@@ -9,6 +9,9 @@ use walkdir::WalkDir;
 /// in one place, and are split into these steps.
 const MAX_LINES: usize = 70;
 
+/// Words that may precede `fn`, in addition to the visibility.
+const QUALIFIERS: [&str; 5] = ["const", "async", "unsafe", "extern", "\"C\""];
+
 /// Beginnings of names that ask a question.
 const QUESTIONS: [&str; 4] = ["is_", "has_", "may_", "can_"];
 
@@ -45,15 +48,22 @@ impl Functions {
     }
 }
 
-/// Returns the name and number of lines of each function. Formatted code closes a function at the indent of its `fn`.
+/// Returns the name and number of lines of each function. Formatted code closes a function at the indent of its `fn`,
+/// and a module of tests at the start of a line.
 fn lengths(text: &str) -> Vec<(String, usize)> {
-    let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
-    let lines: Vec<&str> = code.lines().collect();
+    let mut is_in_tests = false;
+    let is_code = |line: &&str| {
+        is_in_tests |= line.starts_with("mod tests {");
+        let is_code = !is_in_tests;
+        is_in_tests &= *line != "}";
+        is_code
+    };
+    let lines: Vec<&str> = text.lines().filter(is_code).collect();
     let functions = lines.iter().enumerate().filter_map(|(first, line)| {
         let (before, after) = line.split_once("fn ")?;
         let is_signature = before
             .split_whitespace()
-            .all(|word| word.starts_with("pub") || word.ends_with(')') || word == "const");
+            .all(|word| word.starts_with("pub") || word.ends_with(')') || QUALIFIERS.contains(&word));
         let name: String = after
             .chars()
             .take_while(|letter| letter.is_alphanumeric() || *letter == '_')
@@ -161,12 +171,13 @@ fn a_long_function_is_found() {
         "impl T {{\n    {}}}\n",
         long(71).trim_end().replace('\n', "\n    ") + "\n"
     );
-    let tests = format!("#[cfg(test)]\nmod tests {{ {} }}", long(71));
+    let tests = format!("#[cfg(test)]\nmod tests {{\n{}}}\n", long(71));
     let found = |text: &str| Functions::of_text(text).too_long().cloned().collect::<Vec<_>>();
     assert_eq!(found(&long(70)), []);
     assert_eq!(found(&long(71)), [("long".to_owned(), 71)]);
     assert_eq!(found(&method).len(), 1);
     assert_eq!(found(&tests), []);
+    assert_eq!(found(&format!("{tests}async {}", long(71))).len(), 1);
 }
 
 #[test]
