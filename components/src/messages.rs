@@ -373,6 +373,13 @@ pub struct BlockSent {
     pub len: u32,
 }
 
+/// An outbox has the room that a feature has waited for ([`Outbox::await_room`](crate::peer::Outbox::await_room)).
+#[derive(Message, Debug, Clone)]
+pub struct OutboxDrained {
+    /// The receiving peer.
+    pub peer: Entity,
+}
+
 // ---- Peers ----
 
 /// A peer's handshake was accepted; messages can be exchanged.

@@ -320,8 +320,6 @@ pub struct ExtensionRegistry {
 enum Audience {
     /// All torrents.
     All,
-    /// Torrents that are not known to be private.
-    Public,
     /// Torrents that may get peers from a source.
     Allowing(CandidateSource),
 }
@@ -334,15 +332,6 @@ impl ExtensionRegistry {
     /// Beyond 255 extensions, the limit of the message id.
     pub fn register(&mut self, name: &'static str) {
         self.add(name, Audience::All);
-    }
-
-    /// Makes the engine announce the extension `name` to the peers of torrents that are not known to be private
-    /// (BEP 27).
-    ///
-    /// # Panics
-    /// Beyond 255 extensions, the limit of the message id.
-    pub fn register_for_public(&mut self, name: &'static str) {
-        self.add(name, Audience::Public);
     }
 
     /// Makes the engine announce the extension `name` to the peers of torrents that may get peers from `source`.
@@ -369,11 +358,10 @@ impl ExtensionRegistry {
 
     /// Returns all extensions with their ids for the handshake with a peer of a torrent. The ids count from 1; 0 stands
     /// for an extension that is not supported (BEP 10).
-    pub fn iter(&self, is_private: bool, allowed: AllowedSources) -> impl Iterator<Item = (&'static str, u8)> + '_ {
+    pub fn iter(&self, allowed: AllowedSources) -> impl Iterator<Item = (&'static str, u8)> + '_ {
         self.names.iter().zip(1..).map(move |((name, audience), id)| {
             let is_announced = match *audience {
                 Audience::All => true,
-                Audience::Public => !is_private,
                 Audience::Allowing(source) => allowed.has(source),
             };
             (*name, if is_announced { id } else { 0 })
@@ -403,15 +391,10 @@ mod tests {
         registry.register("a");
         registry.register("b");
         registry.register("a");
-        registry.register_for_public("c");
-        registry.register_for_source("d", CandidateSource::PEER_EXCHANGE);
-        let iter = |is_private, source: CandidateSource| {
-            let all = registry.iter(is_private, AllowedSources(source.into()));
-            all.collect::<Vec<_>>()
-        };
-        let (pex, tracker) = (CandidateSource::PEER_EXCHANGE, CandidateSource::TRACKER);
-        assert_eq!(iter(false, pex), [("a", 1), ("b", 2), ("c", 3), ("d", 4)]);
-        assert_eq!(iter(true, tracker), [("a", 1), ("b", 2), ("c", 0), ("d", 0)]);
+        registry.register_for_source("c", CandidateSource::PEER_EXCHANGE);
+        let iter = |source: CandidateSource| registry.iter(AllowedSources(source.into())).collect::<Vec<_>>();
+        assert_eq!(iter(CandidateSource::PEER_EXCHANGE), [("a", 1), ("b", 2), ("c", 3)]);
+        assert_eq!(iter(CandidateSource::TRACKER), [("a", 1), ("b", 2), ("c", 0)]);
         assert_eq!(
             (registry.name_of(0), registry.name_of(2), registry.name_of(5)),
             (None, Some("b"), None)

@@ -57,6 +57,12 @@ impl Torrent {
         self.hashes.primary()
     }
 
+    /// Whether the torrent has only the trackers of its metainfo, because it is private (BEP 27).
+    #[must_use]
+    pub fn has_fixed_trackers(&self) -> bool {
+        self.private
+    }
+
     /// The torrent's name and the head of its info-hash, for the field `torrent` of a log line:
     /// `debian.iso (9a2b3c4d)`.
     #[must_use]

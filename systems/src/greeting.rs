@@ -96,10 +96,10 @@ fn greet_peers(
                 Some(IpAddr::V6(v6)) => (None, Some(v6)),
                 None => (None, None),
             };
-            let supported = registry.iter(torrent.private, *allowed).filter(|(_, id)| *id > 0);
+            let supported = registry.iter(*allowed).filter(|(_, id)| *id > 0);
             handshake.extensions = supported.map(|(name, id)| (name.to_owned(), id)).collect();
             if handshake.extensions.contains_key(METADATA) {
-                handshake.metadata_size = metadata_size(torrent, content);
+                handshake.metadata_size = metadata_size(allowed, content);
             }
             send(Message::Extended {
                 id: HANDSHAKE_ID,

@@ -6,10 +6,11 @@ mod serving;
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
+use ecs_torrent_components::candidates::CandidateSource;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::messages::{
-    ExtensionHandshakeReceived, ExtensionReceived, LifecycleChanged, MetadataKnown,
+    ExtensionHandshakeReceived, ExtensionReceived, LifecycleChanged, MetadataKnown, OutboxDrained,
 };
 use ecs_torrent_components::peer::ExtensionRegistry;
 use ecs_torrent_components::work_list::WorkList;
@@ -31,7 +32,7 @@ impl Plugin for MetadataPlugin {
     fn build(&self, app: &mut App) {
         app.world_mut()
             .resource_mut::<ExtensionRegistry>()
-            .register_for_public(METADATA);
+            .register_for_source(METADATA, CandidateSource::MAGNET);
         app.init_resource::<WorkList<MetadataFetch>>()
             .init_resource::<Deadlines<FetchTimer>>()
             .init_resource::<MetadataServer>()
@@ -44,7 +45,7 @@ impl Plugin for MetadataPlugin {
                         receive_metadata.run_if(has_messages::<ExtensionReceived>),
                         request_metadata.run_if(has_requests),
                         announce_metadata.run_if(has_messages::<MetadataKnown>),
-                        serve_metadata.run_if(|server: Res<MetadataServer>| server.has_work()),
+                        serve_metadata.run_if(has_requested.or_else(has_messages::<OutboxDrained>)),
                     )
                         .chain()
                         .after(read_dont_have)
@@ -53,6 +54,10 @@ impl Plugin for MetadataPlugin {
                 ),
             );
     }
+}
+
+fn has_requested(server: Res<MetadataServer>) -> bool {
+    server.has_work()
 }
 
 /// Returns whether a fetch may have requests to send. If not, requests a tick at the next time-out.

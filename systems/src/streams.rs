@@ -10,7 +10,7 @@ use bytes::Bytes;
 use ecs_torrent_components::buckets::TorrentBuckets;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::ids::StreamId;
-use ecs_torrent_components::messages::BlockSent;
+use ecs_torrent_components::messages::{BlockSent, OutboxDrained};
 use ecs_torrent_components::peer::{
     CloseReason, EmptiedUploads, Outbox, Peer, Requests, ServeQueue, Stage, Transport, UploadMemory, UploadQueue, Wire,
 };
@@ -39,6 +39,7 @@ impl Plugin for StreamsPlugin {
             .add_message::<StreamConnected>()
             .add_message::<StreamClosed>()
             .add_message::<BlockSent>()
+            .add_message::<OutboxDrained>()
             .init_resource::<ReceivedChunks>()
             .init_resource::<ReadyPeers>()
             .init_resource::<LimitedPeers>()
@@ -127,7 +128,7 @@ fn sort_stream_events(
     mut memory: ResMut<UploadMemory>,
     mut emptied: ResMut<EmptiedUploads>,
     mut datagrams: ResMut<DatagramCounts>,
-    mut sent: MessageWriter<BlockSent>,
+    (mut sent, mut drained): (MessageWriter<BlockSent>, MessageWriter<OutboxDrained>),
     mut peers: Query<(&mut Outbox, Option<&mut UploadQueue>, Option<&PeerOf>)>,
 ) {
     for event in net.take(STREAMS) {
@@ -156,6 +157,9 @@ fn sort_stream_events(
                 while let (Some(of), Some(len)) = (of, outbox.take_sent_block()) {
                     let torrent = of.0;
                     sent.write(BlockSent { torrent, peer, len });
+                }
+                if outbox.take_room() {
+                    drained.write(OutboxDrained { peer });
                 }
                 let Some(mut uploads) = uploads else { continue };
                 let had_some = uploads.charged_bytes > 0;

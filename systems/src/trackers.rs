@@ -145,7 +145,7 @@ fn restore_trackers(
     };
     let saved = loaded.session.trackers.iter();
     let added: Vec<Vec<String>> = saved
-        .filter(|saved| !torrent.private && !loaded.session.are_trackers_edited && !is_known(saved))
+        .filter(|saved| !torrent.has_fixed_trackers() && !loaded.session.are_trackers_edited && !is_known(saved))
         .map(|saved| vec![saved.url.clone()])
         .collect();
     if !added.is_empty() {

@@ -15,6 +15,7 @@ mod components;
 mod config;
 mod crates;
 mod features;
+mod fence;
 mod fresh;
 mod functions;
 mod lifecycle;

@@ -193,6 +193,13 @@ impl AllowedSources {
     pub fn has(&self, source: CandidateSource) -> bool {
         self.0.contains(source)
     }
+
+    /// Whether the torrent's metadata may be exchanged with peers: where the peers of a link are allowed. Links and
+    /// metadata from peers belong together (BEP 9), and a private torrent has neither (BEP 27).
+    #[must_use]
+    pub fn exchanges_metadata(&self) -> bool {
+        self.has(CandidateSource::MAGNET)
+    }
 }
 
 /// Counts of the addresses of one source, by what became of them.

@@ -41,6 +41,8 @@ pub struct Outbox {
     gone_bytes: u64,
     /// Blocks that have not left: the length of each, and the bytes sent once its last byte has left.
     blocks: VecDeque<(u64, u32)>,
+    /// Number of waiting bytes below which a feature has work again; 0 if none waits for that.
+    awaited_bytes: usize,
 }
 
 impl Outbox {
@@ -64,6 +66,21 @@ impl Outbox {
         self.unsent_bytes = self.unsent_bytes.saturating_sub(bytes);
         self.gone_bytes += bytes as u64;
         self.last_progress = now;
+    }
+
+    /// Makes the engine write [`OutboxDrained`](crate::messages::OutboxDrained) once when fewer than this number of
+    /// bytes are waiting. If two features wait for it, the larger number counts.
+    pub fn await_room(&mut self, bytes: usize) {
+        self.awaited_bytes = self.awaited_bytes.max(bytes);
+    }
+
+    /// Whether there is room that a feature has waited for; the wait is then over.
+    pub fn take_room(&mut self) -> bool {
+        let has_room = self.waiting_bytes() < self.awaited_bytes;
+        if has_room {
+            self.awaited_bytes = 0;
+        }
+        has_room
     }
 
     /// Removes the oldest block all of whose bytes have left, and returns its length.

@@ -89,8 +89,8 @@ impl Joiner<'_, '_> {
     fn give_trackers(&mut self, listed: &ListedItem<'_, '_>, has_metadata: bool, source: &TorrentSource) -> bool {
         let known = || self.trackers.iter_many(listed.tiers.0.iter()).flatten();
         let is_known = |url: &String| known().any(|tracker| *tracker.url == **url);
-        let is_private = has_metadata && listed.torrent.private;
-        if is_private || source.trackers().iter().flatten().all(is_known) {
+        let is_fixed = has_metadata && listed.torrent.has_fixed_trackers();
+        if is_fixed || source.trackers().iter().flatten().all(is_known) {
             return false;
         }
         self.commands.trigger(TrackersGiven {

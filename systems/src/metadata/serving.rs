@@ -9,10 +9,10 @@ use bevy_ecs::relationship::RelationshipTarget;
 use bytes::Bytes;
 use ecs_torrent_components::candidates::AllowedSources;
 use ecs_torrent_components::clock::{Clock, Wakeup};
-use ecs_torrent_components::messages::{MetadataKnown, PeerDisconnected};
+use ecs_torrent_components::messages::{MetadataKnown, OutboxDrained, PeerDisconnected};
 use ecs_torrent_components::peer::{Allowance, ExtensionRegistry, FlushQueue, Outbox, PeerExtensions, Wire};
 use ecs_torrent_components::settings::Settings;
-use ecs_torrent_components::torrent::{Content, PeerOf, Torrent, TorrentPeers};
+use ecs_torrent_components::torrent::{Content, PeerOf, TorrentPeers};
 use ecs_torrent_protocol::extension::{ExtensionHandshake, HANDSHAKE_ID};
 use ecs_torrent_protocol::metadata::{METADATA, MetadataMessage, PIECE_LEN, piece_count, piece_len};
 use ecs_torrent_protocol::wire::Message;
@@ -33,7 +33,10 @@ const BURST_S: u64 = 4;
 #[derive(Resource, Debug, Default)]
 pub(crate) struct MetadataServer {
     peers: EntityHashMap<Requested>,
-    /// The peers with requests, in turn.
+    /// The peers with requests, in turn, except those whose outboxes are full. No [`WorkList`]: a peer that the rate did
+    /// not reach keeps the first place.
+    ///
+    /// [`WorkList`]: ecs_torrent_components::work_list::WorkList
     turns: VecDeque<Entity>,
     /// Pieces that may be sent now, to all peers.
     allowance: Option<Allowance>,
@@ -44,6 +47,8 @@ struct Requested {
     pieces: VecDeque<u32>,
     /// Number of pieces sent since the peer connected.
     sent: u32,
+    /// Whether the peer has no turn until its outbox has room.
+    is_parked: bool,
 }
 
 impl MetadataServer {
@@ -60,15 +65,24 @@ impl MetadataServer {
         true
     }
 
+    /// Gives a peer its turn again whose outbox has room.
+    fn resume(&mut self, peer: Entity) {
+        if let Some(requested) = self.peers.get_mut(&peer)
+            && std::mem::take(&mut requested.is_parked)
+        {
+            self.turns.push_back(peer);
+        }
+    }
+
     pub(super) fn has_work(&self) -> bool {
         !self.turns.is_empty()
     }
 }
 
-/// Returns the info dictionary that a torrent may serve: a private torrent's stays with its peers (BEP 27).
-fn served<'c>(torrent: &Torrent, content: Option<&'c Content>) -> Option<&'c Bytes> {
+/// Returns the info dictionary that a torrent may serve: none if it is private (BEP 27).
+fn served<'c>(allowed: &AllowedSources, content: Option<&'c Content>) -> Option<&'c Bytes> {
     content
-        .filter(|_| !torrent.private)
+        .filter(|_| allowed.exchanges_metadata())
         .map(|content| &content.0.info_bytes)
 }
 
@@ -78,12 +92,14 @@ pub(super) fn serve_metadata(
     clock: Res<Clock>,
     wakeup: Res<Wakeup>,
     settings: Res<Settings>,
+    mut drained: MessageReader<OutboxDrained>,
     mut server: ResMut<MetadataServer>,
     mut flush: ResMut<FlushQueue>,
-    torrents: Query<(&Torrent, Option<&Content>)>,
+    torrents: Query<(&AllowedSources, Option<&Content>)>,
     mut peers: Query<(&PeerOf, &PeerExtensions, &mut Outbox)>,
 ) {
     let now = clock.now();
+    drained.read().for_each(|drained| server.resume(drained.peer));
     let MetadataServer {
         peers: requests,
         turns,
@@ -103,12 +119,14 @@ pub(super) fn serve_metadata(
         let info = torrents
             .get(of.0)
             .ok()
-            .and_then(|(torrent, content)| served(torrent, content));
+            .and_then(|(allowed, content)| served(allowed, content));
         let (mut is_served, mut is_exhausted) = (false, false);
         while let Some(&piece) = requested.pieces.front() {
             let data = info.and_then(|info| requested.answer(info, piece));
             if data.is_some() {
                 if outbox.waiting_bytes() >= SEND_AHEAD {
+                    outbox.await_room(SEND_AHEAD);
+                    requested.is_parked = true;
                     break;
                 }
                 if !allowance.take(now) {
@@ -126,7 +144,7 @@ pub(super) fn serve_metadata(
                 flush.send(peer, &mut outbox, &Message::Extended { id, payload });
             }
         }
-        match requested.pieces.is_empty() {
+        match requested.pieces.is_empty() || requested.is_parked {
             true => {}
             false if is_exhausted && !is_served => turns.push_front(peer),
             false => turns.push_back(peer),
@@ -160,17 +178,17 @@ pub(super) fn announce_metadata(
     mut known: MessageReader<MetadataKnown>,
     registry: Res<ExtensionRegistry>,
     mut flush: ResMut<FlushQueue>,
-    torrents: Query<(&Torrent, &AllowedSources, Option<&Content>, &TorrentPeers)>,
+    torrents: Query<(&AllowedSources, Option<&Content>, &TorrentPeers)>,
     mut peers: Query<(&Wire, &mut Outbox), With<PeerExtensions>>,
 ) {
     for MetadataKnown { torrent } in known.read() {
-        let Ok((torrent, allowed, content, connected)) = torrents.get(*torrent) else {
+        let Ok((allowed, content, connected)) = torrents.get(*torrent) else {
             continue;
         };
-        let extensions = registry.iter(torrent.private, *allowed);
+        let extensions = registry.iter(*allowed);
         let handshake = ExtensionHandshake {
             extensions: extensions.map(|(name, id)| (name.to_owned(), id)).collect(),
-            metadata_size: metadata_size(torrent, content),
+            metadata_size: metadata_size(allowed, content),
             ..ExtensionHandshake::default()
         };
         let payload = Bytes::from(handshake.write());
@@ -186,8 +204,8 @@ pub(super) fn announce_metadata(
 }
 
 /// Returns the size of the metadata that a torrent serves, for the extension handshake.
-pub(crate) fn metadata_size(torrent: &Torrent, content: Option<&Content>) -> Option<u32> {
-    served(torrent, content).and_then(|info| u32::try_from(info.len()).ok())
+pub(crate) fn metadata_size(allowed: &AllowedSources, content: Option<&Content>) -> Option<u32> {
+    served(allowed, content).and_then(|info| u32::try_from(info.len()).ok())
 }
 
 /// Forgets the requests of peers that have left.
@@ -199,6 +217,8 @@ pub(super) fn release_requests(mut disconnected: MessageReader<PeerDisconnected>
 
 #[cfg(test)]
 mod tests {
+    use ecs_torrent_components::candidates::CandidateSources;
+
     use super::super::MetadataPlugin;
     use super::*;
     use crate::testing::{Bed, NOW, content, torrent};
@@ -207,9 +227,12 @@ mod tests {
     #[test]
     fn a_greedy_peer_gets_no_more_than_its_turn() {
         let mut bed = Bed::new(MetadataPlugin);
+        bed.world.init_resource::<Messages<OutboxDrained>>();
         let mut settings = bed.world.resource_mut::<Settings>();
         settings.metadata.serve_bytes_per_s = u64::from(PIECE_LEN);
-        bed.world.entity_mut(bed.torrent).insert((torrent(), content()));
+        bed.world
+            .entity_mut(bed.torrent)
+            .insert((torrent(), content(), allowed()));
         let handshake = ExtensionHandshake {
             extensions: [(METADATA.to_owned(), 3)].into(),
             ..ExtensionHandshake::default()
@@ -243,5 +266,38 @@ mod tests {
             }
         }
         assert!(answers.iter().all(|answers| *answers >= 3), "{answers:?}");
+    }
+
+    /// A peer that requests and does not read costs nothing until its outbox has room.
+    #[test]
+    fn a_peer_that_does_not_read_has_no_turn() {
+        let mut bed = Bed::new(MetadataPlugin);
+        bed.world.init_resource::<Messages<OutboxDrained>>();
+        bed.world
+            .entity_mut(bed.torrent)
+            .insert((torrent(), content(), allowed()));
+        let peer = bed.peer();
+        let handshake = ExtensionHandshake {
+            extensions: [(METADATA.to_owned(), 3)].into(),
+            ..ExtensionHandshake::default()
+        };
+        let is_known = true;
+        bed.world
+            .entity_mut(peer)
+            .insert(PeerExtensions { handshake, is_known });
+        bed.get_mut::<Outbox>(peer).unsent_bytes = SEND_AHEAD;
+        assert!(bed.world.resource_mut::<MetadataServer>().add(peer, 0));
+        bed.run(serve_metadata);
+        let has_work = |bed: &Bed| bed.world.resource::<MetadataServer>().has_work();
+        assert!(!has_work(&bed));
+        bed.get_mut::<Outbox>(peer).record_sent(1, NOW);
+        assert!(bed.get_mut::<Outbox>(peer).take_room() && !bed.get_mut::<Outbox>(peer).take_room());
+        bed.world.write_message(OutboxDrained { peer });
+        bed.run(serve_metadata);
+        assert!(!has_work(&bed) && bed.get_mut::<Outbox>(peer).waiting_bytes() > SEND_AHEAD);
+    }
+
+    fn allowed() -> AllowedSources {
+        AllowedSources(CandidateSources::default().serving(false))
     }
 }

@@ -103,7 +103,7 @@ fn take_edits(
 
 /// Checks an edit, and returns the trackers after it.
 fn check(command: &EditTrackers, torrent: &Torrent, before: &Urls) -> Result<Urls, EditTrackersError> {
-    if torrent.private {
+    if torrent.has_fixed_trackers() {
         return Err(EditTrackersError::Private(torrent.name.clone()));
     }
     let mut after = before.clone();
@@ -155,8 +155,8 @@ fn settle_edits(mut edits: ResMut<DurableChanges<TrackersEdit>>, mut settling: S
 
 /// Restores the trackers that the user edited in an earlier run. A private torrent has only those of its metainfo.
 fn restore_edit(loaded: On<SessionLoaded>, mut editor: Editor, torrents: Query<&Torrent>) {
-    let is_private = torrents.get(loaded.torrent).is_ok_and(|torrent| torrent.private);
-    if !loaded.session.are_trackers_edited || is_private {
+    let is_fixed = torrents.get(loaded.torrent).is_ok_and(Torrent::has_fixed_trackers);
+    if !loaded.session.are_trackers_edited || is_fixed {
         return;
     }
     let saved = loaded.session.trackers.iter().take(MetainfoLimits::default().max_urls);
