@@ -7,6 +7,7 @@ pub(super) mod dht;
 pub(super) mod labels;
 pub(super) mod limits;
 pub(super) mod moving;
+mod naming;
 pub(super) mod peers;
 pub(super) mod queue;
 pub(super) mod reading;
@@ -16,18 +17,18 @@ mod tables;
 pub(super) mod trackers;
 mod values;
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use ecs_torrent::components::selection::{GlobMatcher, SelectionError};
 use ecs_torrent::protocol::magnet::MutableLink;
-use ecs_torrent::{Field, InfoHash, ReadSource, Source, TorrentState};
+use ecs_torrent::{Field, ReadSource, Source, TorrentState};
 use serde_json::{Value, json};
 use url::form_urlencoded;
 
 use self::connection::Daemon;
+use self::naming::{Found, RUNNING, STOPPED, found};
 use self::values::text;
 use super::choice::ChoiceArgs;
 use super::labels::LabelArgs;
@@ -58,6 +59,7 @@ Examples:
   ecs-torrent add 'magnet:?xs=urn:btpk:...'
   ecs-torrent add album.torrent --select '*.flac' --files 0,3-5
   ecs-torrent add linux.torrent --label linux,iso --category distributions
+  ecs-torrent add linux.torrent --paused --queue top
 
 --into helps where an existing file has the torrent's name. Prints the info-hash
 and the name of each torrent.
@@ -84,6 +86,12 @@ pub(super) struct AddArgs {
     labels: LabelArgs,
     #[command(flatten)]
     seeding: SeedingArgs,
+    /// List the torrents as paused: they contact nobody before `start`.
+    #[arg(long)]
+    paused: bool,
+    /// Place of the torrents in the queue: `top`, `bottom`, or a number from 1 on.
+    #[arg(long, value_name = "PLACE")]
+    queue: Option<String>,
     /// Peer to connect to; may be repeated. An already added torrent gets it too.
     #[arg(long = "peer", value_name = "HOST:PORT")]
     peers: Vec<String>,
@@ -129,7 +137,7 @@ Fields:
   sequential, ends_first, root, peer_count, availability, peers, trackers,
   sources")]
 pub(super) struct StatsArgs {
-    /// Info-hash of the torrent, or its first 6 or more digits.
+    /// Name of the torrent, or the first 4 or more digits of its info-hash.
     hash: String,
     /// Fields to print, comma-separated. Default: a summary, or all fields with --json.
     #[arg(long, value_delimiter = ',', value_name = "FIELD")]
@@ -154,7 +162,7 @@ Priorities take a list of numbers from the first column, ranges, patterns of
 paths, or `all`. A file in several lists gets the highest priority. Skipped
 files are not downloaded. Files that are in no list keep their priority.")]
 pub(super) struct FilesArgs {
-    /// Info-hash of the torrent, or its first 6 or more digits.
+    /// Name of the torrent, or the first 4 or more digits of its info-hash.
     hash: String,
     /// Files that are not downloaded.
     #[arg(long, value_name = "FILES", value_delimiter = ',')]
@@ -213,7 +221,7 @@ pub(super) struct StartArgs {
 /// One torrent, or all.
 #[derive(Debug, Args)]
 struct Target {
-    /// Info-hash of the torrent, or its first 6 or more digits.
+    /// Name of the torrent, or the first 4 or more digits of its info-hash.
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     hash: Option<String>,
     /// All torrents.
@@ -261,7 +269,7 @@ Examples:
   ecs-torrent remove 0c1f3b                 keeps the files
   ecs-torrent remove 0c1f3b --delete-data   deletes the files too")]
 pub(super) struct RemoveArgs {
-    /// Info-hash of the torrent, or its first 6 or more digits.
+    /// Name of the torrent, or the first 4 or more digits of its info-hash.
     hash: String,
     /// Also delete the files that the torrent created. Files that existed before are kept.
     #[arg(long)]
@@ -340,6 +348,12 @@ pub(super) async fn add(args: AddArgs) -> Result<Outcome, CliError> {
     args.limits.write(&mut query);
     args.labels.write(&mut query);
     args.seeding.write(&mut query);
+    if args.paused {
+        query.append_pair("paused", "true");
+    }
+    if let Some(place) = &args.queue {
+        query.append_pair("queue", place);
+    }
     let path = format!("/api/v1/torrents?{}", query.finish());
     // Loads every file before adding the first torrent, so that a bad file changes nothing.
     let sources = args
@@ -354,13 +368,9 @@ pub(super) async fn add(args: AddArgs) -> Result<Outcome, CliError> {
             Addable::Link(link) => daemon.create_from_text(&path, link.to_string()).await?,
         };
         let (hash, name) = (text(&added["info_hash"]), printable(&source.name()));
-        let ignored: Vec<&str> = added["ignored"].as_array().into_iter().flatten().map(text).collect();
-        if !ignored.is_empty() {
-            let stats = daemon.get(&format!("/api/v1/torrents/{hash}?fields=root,name")).await?;
-            let (root, name) = (printable(text(&stats["root"])), printable(text(&stats["name"])));
-            say!("{hash} {name} was already added in {root}, where it stays");
-        } else if !is_new {
-            say!("{hash} {name} was already added");
+        if !is_new {
+            let ignored: Vec<&str> = added["ignored"].as_array().into_iter().flatten().map(text).collect();
+            say!("{}", already_added(&daemon, hash, &name, &ignored).await?);
         } else if args.placement.into.is_some() {
             let stats = daemon.get(&format!("/api/v1/torrents/{hash}?fields=root")).await?;
             say!("{hash} {name}, in {}", printable(text(&stats["root"])));
@@ -369,6 +379,24 @@ pub(super) async fn add(args: AddArgs) -> Result<Outcome, CliError> {
         }
     }
     Ok(Outcome::Done)
+}
+
+/// The parameters of an add that place its files.
+const PLACING: [&str; 4] = ["root", "into", "category", "name"];
+
+/// Returns the message about a torrent that was listed before it was added, with the options that have no effect on it.
+async fn already_added(daemon: &Daemon, hash: &str, name: &str, ignored: &[&str]) -> Result<String, CliError> {
+    let (placing, others): (Vec<&str>, Vec<&str>) = ignored.iter().partition(|option| PLACING.contains(option));
+    let mut message = format!("{hash} {name} was already added");
+    if !placing.is_empty() {
+        let stats = daemon.get(&format!("/api/v1/torrents/{hash}?fields=root,name")).await?;
+        let (root, name) = (printable(text(&stats["root"])), printable(text(&stats["name"])));
+        message = format!("{hash} {name} was already added in {root}, where it stays");
+    }
+    if !others.is_empty() {
+        message += &format!("; it keeps its own settings: no effect of {}", others.join(", "));
+    }
+    Ok(message)
 }
 
 pub(super) async fn list(args: ListArgs) -> Result<Outcome, CliError> {
@@ -539,10 +567,10 @@ impl Target {
         };
         // A torrent that is not changed gets the operation too: its state may be another one by now.
         daemon.post(&path).await?;
-        let only = matching(&torrents, "", false).into_iter().next();
+        let only = found(&torrents, false).into_iter().next();
         let torrents = torrents.as_array().into_iter().flatten();
         let changed = torrents.filter(|torrent| (operation.changes)(text(&torrent["state"])));
-        let changed = matching(&changed.cloned().collect(), "", false);
+        let changed = found(&changed.cloned().collect(), false);
         self.report(operation.done, operation.unchanged, only, &changed);
         Ok(Outcome::Done)
     }
@@ -560,7 +588,7 @@ impl Target {
             }
             None => {
                 let list = if operation.to_stopped { RUNNING } else { STOPPED };
-                let listed = matching(&daemon.get(list).await?, "", !operation.to_stopped);
+                let listed = found(&daemon.get(list).await?, !operation.to_stopped);
                 (format!("/api/v1/{}", operation.path), None, listed)
             }
         };
@@ -639,89 +667,6 @@ pub(super) async fn remove(args: RemoveArgs) -> Result<Outcome, CliError> {
         tables::removed(&removed);
     }
     Ok(Outcome::Done)
-}
-
-/// Number of hexadecimal digits of an info-hash.
-const HASH_DIGITS: usize = 40;
-
-/// Minimum number of info-hash digits that identify a torrent.
-const MIN_DIGITS: usize = 6;
-
-/// The request for the torrents that are not stopped.
-const RUNNING: &str = "/api/v1/torrents?fields=info_hash,name";
-
-/// The request for the stopped torrents.
-const STOPPED: &str = "/api/v1/torrents?stopped=true";
-
-/// A torrent that a user named.
-#[derive(Clone)]
-struct Found {
-    hash: InfoHash,
-    name: String,
-    is_stopped: bool,
-}
-
-impl fmt::Display for Found {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.hash, printable(&self.name))
-    }
-}
-
-impl Daemon {
-    /// Finds the torrent, running or stopped, whose info-hash begins with `digits`.
-    async fn resolve(&self, digits: &str) -> Result<Found, CliError> {
-        if !(MIN_DIGITS..=HASH_DIGITS).contains(&digits.len()) || !digits.bytes().all(|c| c.is_ascii_hexdigit()) {
-            let why = "not an info-hash; give its 40 hexadecimal digits, or the first 6 or more";
-            return Err(CliError::Usage(format!("{}: {why}", printable(digits))));
-        }
-        let digits = digits.to_ascii_lowercase();
-        let running = self.get(RUNNING).await?;
-        let mut found = matching(&running, &digits, false);
-        // A whole hash has one torrent at most.
-        if found.is_empty() || digits.len() < HASH_DIGITS {
-            found.extend(matching(&self.get(STOPPED).await?, &digits, true));
-        }
-        match found.len() {
-            0 if digits.len() == HASH_DIGITS => Err(CliError::Other(format!("no torrent {digits}"))),
-            0 => Err(CliError::Other(format!("no torrent matches prefix {digits}"))),
-            1 => Ok(found.remove(0)),
-            count => Err(CliError::Other(format!(
-                "{count} torrents match prefix {digits}; give more digits"
-            ))),
-        }
-    }
-
-    /// Finds a torrent that is not stopped, and returns its hash.
-    async fn resolve_running(&self, digits: &str) -> Result<InfoHash, CliError> {
-        Ok(self.find_running(digits).await?.hash)
-    }
-
-    /// Finds a torrent that is not stopped.
-    async fn find_running(&self, digits: &str) -> Result<Found, CliError> {
-        let found = self.resolve(digits).await?;
-        if found.is_stopped {
-            let name = printable(&found.name);
-            return Err(CliError::Other(format!(
-                "{name} is stopped; `ecs-torrent resume {}` starts it again",
-                printable(digits)
-            )));
-        }
-        Ok(found)
-    }
-}
-
-/// Returns the torrents of a list whose info-hash begins with `digits`.
-fn matching(torrents: &Value, digits: &str, is_stopped: bool) -> Vec<Found> {
-    let torrents = torrents.as_array().into_iter().flatten();
-    let found = torrents.filter(|torrent| text(&torrent["info_hash"]).starts_with(digits));
-    let found = found.filter_map(|torrent| {
-        Some(Found {
-            hash: text(&torrent["info_hash"]).parse().ok()?,
-            name: text(&torrent["name"]).to_owned(),
-            is_stopped,
-        })
-    });
-    found.collect()
 }
 
 fn print_json(value: &Value) {

@@ -17,12 +17,12 @@ use serde_json::{Value, json};
 
 use super::answers::Refusal;
 use super::requests::{Query, media_type, read};
-use super::{Phase, Shared, dht, files, labels, limits};
+use super::{Phase, Shared, dht, files, labels, limits, queue};
 use crate::folders::check_writable;
 use crate::{AddError, AddOptions, Error, Source, TorrentId};
 
 /// The options of an add, in the query or in a body of JSON or of a form.
-const OPTIONS: [&str; 17] = [
+const OPTIONS: [&str; 19] = [
     "root",
     "into",
     "name",
@@ -40,15 +40,30 @@ const OPTIONS: [&str; 17] = [
     "ends_first",
     "label",
     "category",
+    "paused",
+    "queue",
 ];
 
 /// The options that are numbers in a body of JSON.
-const NUMBERS: [&str; 5] = [
+const NUMBERS: [&str; 6] = [
     "download_limit",
     "upload_limit",
     "seeding_ratio_percent",
     "seeding_time_s",
     "seeding_idle_s",
+    "queue",
+];
+
+/// The options that have no effect on a torrent that is listed already.
+const FOR_NEW: [&str; 8] = [
+    "download_limit",
+    "upload_limit",
+    "seeding_ratio_percent",
+    "seeding_time_s",
+    "seeding_idle_s",
+    "seeding_action",
+    "paused",
+    "queue",
 ];
 
 /// The parts of a body that are the torrent itself.
@@ -103,7 +118,8 @@ pub(super) async fn add(
     let mut answer = json!({"info_hash": id.to_string()});
     if !is_new {
         let chosen = (placed_by.map(|parameter| (parameter, root)), query.one("name"));
-        let ignored = ignored(&shared, id, chosen).await?;
+        let mut ignored = ignored(&shared, id, chosen).await?;
+        ignored.extend(FOR_NEW.into_iter().filter(|name| query.one(name).is_some()));
         if !ignored.is_empty() {
             answer["ignored"] = ignored.into();
         }
@@ -308,6 +324,8 @@ impl Chosen {
             select: selection(query)?,
             limits: limits::given(query)?,
             labels,
+            paused: query.flag("paused")?,
+            queue: queue::given(query)?,
             seeding: limits::seeding_given(query)?,
             order: PieceOrder {
                 sequential: query.flag("sequential")?,

@@ -17,7 +17,7 @@ use ecs_torrent_protocol::urls::UrlError;
 
 use crate::hints::LinkHints;
 use crate::labels::{LabelError, Labels, LabelsPatch};
-use crate::queue::QueueChange;
+use crate::queue::{QueueChange, QueueMove};
 use crate::rate_limit::{LimitError, LimitsPatch, TransferLimits};
 use crate::seeding::{SeedingLimits, SeedingPatch};
 use crate::selection::FileSelection;
@@ -154,9 +154,16 @@ pub struct AddOptions {
     pub limits: TransferLimits,
     /// The torrent's own seeding limits. A torrent that is listed already keeps its own.
     pub seeding: SeedingLimits,
-    /// The labels and the category of the torrent. A torrent that is listed already keeps its own. Without `root`, a
-    /// category of the settings decides the download folder.
+    /// The labels and the category of the torrent. A torrent that is listed already gets the labels in addition to its
+    /// own, and the category instead of its own; its files stay where they are. Without `root`, a category of the
+    /// settings decides the download folder of a new torrent.
     pub labels: Labels,
+    /// Whether the torrent is listed as paused: it contacts no tracker and no peer before it is started. A torrent that
+    /// is listed already stays as it is.
+    pub paused: bool,
+    /// The torrent's place in the queue; `None` is the last place, or that of an earlier run. A torrent that is listed
+    /// already keeps its place.
+    pub queue: Option<QueueMove>,
     /// Peers to connect to, in addition to those from trackers.
     pub peers: Vec<SocketAddr>,
     /// Fail the torrent if its data is incomplete, instead of downloading the missing pieces.
@@ -286,7 +293,8 @@ pub enum SupplyError {
 /// If the torrent exists, it receives the peers of the options, the trackers that it does not have yet unless it is
 /// private (BEP 27), and its metadata if that was not known; the reply is its hash. A failed torrent is tried again with
 /// the new options, a torrent without metadata takes them, and a paused one stays paused. A torrent that is being
-/// stopped or removed is added when that is over. A stopped torrent runs, even if it was paused before.
+/// stopped or removed is added when that is over. A stopped torrent runs, even if it was paused before, unless the
+/// options say that it is paused.
 #[derive(Debug)]
 pub struct AddTorrent {
     /// The torrent: its metadata, or its info-hash.

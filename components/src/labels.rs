@@ -21,6 +21,15 @@ impl Labels {
         self.labels.is_empty() && self.category.is_none()
     }
 
+    /// Returns these labels and those of `other`, with the category of `other` if that has one.
+    #[must_use]
+    pub fn merged(&self, other: &Self) -> Self {
+        Self {
+            labels: self.labels.union(&other.labels).cloned().collect(),
+            category: other.category.clone().or_else(|| self.category.clone()),
+        }
+    }
+
     /// Checks the number of labels and each of them, and the category.
     ///
     /// # Errors

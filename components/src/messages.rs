@@ -16,6 +16,7 @@ use crate::hints::LinkHints;
 use crate::labels::Labels;
 use crate::lifecycle::Lifecycle;
 use crate::peer::CloseReason;
+use crate::queue::QueueMove;
 use crate::rate_limit::TransferLimits;
 use crate::seeding::{SeedingLimit, SeedingLimits};
 use crate::selection::FileSelection;
@@ -330,6 +331,16 @@ pub struct LabelsGiven {
     pub torrent: Entity,
     /// The labels and the category.
     pub labels: Labels,
+}
+
+/// A torrent was added with a place in the queue. An event for observers.
+#[derive(EntityEvent, Debug, Clone, Copy)]
+pub struct PlaceGiven {
+    /// The torrent.
+    #[event_target]
+    pub torrent: Entity,
+    /// The place.
+    pub movement: QueueMove,
 }
 
 /// The place of a torrent in the queue has changed. An event for observers.

@@ -6,6 +6,8 @@
 //! | [`SlowTransfer`] | fact | the torrent runs, and is too slow to count |
 //! | [`Waiting`] | fact | the torrent has to wait |
 
+use std::num::NonZeroU32;
+
 use bevy_ecs::prelude::*;
 use bevy_ecs::query::QueryData;
 use serde::Serialize;
@@ -39,6 +41,8 @@ pub enum QueueMove {
     Down,
     /// After all other torrents.
     Bottom,
+    /// To a place among all torrents, counted from 1. A place after the last one is the last one.
+    Place(NonZeroU32),
 }
 
 /// A change of a torrent's place; `None` changes nothing.

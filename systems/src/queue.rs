@@ -20,11 +20,13 @@ use bevy_ecs::prelude::*;
 use bevy_ecs::query::QueryData;
 use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::clock::{Clock, Wakeup};
-use ecs_torrent_components::commands::{CommandQueue, SetQueue};
+use ecs_torrent_components::commands::{CommandQueue, Reply, SetQueue};
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::lifecycle::{ChangedFacts, Lifecycle, Waiting};
-use ecs_torrent_components::messages::{BlockAccepted, BlockSent, LifecycleChanged, SessionLoaded, WantedChanged};
-use ecs_torrent_components::queue::{ForcedStart, QueueFacts, QueueOrder, SlowTransfer};
+use ecs_torrent_components::messages::{
+    BlockAccepted, BlockSent, LifecycleChanged, PlaceGiven, SessionLoaded, WantedChanged,
+};
+use ecs_torrent_components::queue::{ForcedStart, QueueChange, QueueFacts, QueueOrder, SlowTransfer};
 use ecs_torrent_components::settings::{QueueSettings, Settings, SettingsChanged, seconds};
 use ecs_torrent_components::torrent::{Counters, Torrent};
 use ecs_torrent_engine::schedule::{Tick, TickSet};
@@ -49,6 +51,7 @@ impl Plugin for QueuePlugin {
             .add_observer(add_torrent)
             .add_observer(remove_torrent)
             .add_observer(restore)
+            .add_observer(take_place)
             .add_observer(follow_settings)
             .add_systems(
                 Tick,
@@ -206,6 +209,18 @@ fn restore(
     }
     if loaded.session.is_forced {
         commands.entity(torrent).insert(ForcedStart).remove::<Waiting>();
+    }
+}
+
+/// Lets a new torrent get the place with which it was added, once its session is loaded.
+fn take_place(given: On<PlaceGiven>, mut queue: ResMut<CommandQueue<SetQueue>>, torrents: Query<&Torrent>) {
+    if let Ok(torrent) = torrents.get(given.torrent) {
+        let movement = Some(given.movement);
+        queue.0.push_back(SetQueue {
+            torrent: torrent.id(),
+            change: QueueChange { movement, forced: None },
+            reply: Reply::ignored(),
+        });
     }
 }
 

@@ -90,6 +90,8 @@ pub(crate) struct OptionsGiven {
     pub(crate) overwrite_ns: Option<i64>,
     /// Whether the download folder is another one than before.
     pub(crate) has_moved: bool,
+    /// Whether a new torrent is to be paused.
+    pub(crate) is_paused: bool,
 }
 
 /// Gives a torrent its saved state, or changes the options in it.
@@ -107,6 +109,7 @@ fn apply_options(
         let key = OwnerKey(random.bytes());
         let mut state = SessionState::new(key, name, given.overwrite);
         state.overwrite_ns = given.overwrite_ns;
+        state.set_paused(given.is_paused);
         commands.entity(given.torrent).insert(state);
     }
 }

@@ -1,9 +1,11 @@
 //! The forms in which torrents are added.
 
+use std::fs;
+
 use data_encoding::BASE64;
 use serde_json::{Value, json};
 
-use crate::bed::{Answer, Daemon, torrent};
+use crate::bed::{Answer, Daemon, fail, succeed, torrent, wait_until};
 
 fn add(daemon: &Daemon, kind: &str, query: &str, body: &[u8]) -> Answer {
     let bearer = daemon.bearer();
@@ -133,4 +135,95 @@ fn a_torrent_is_new_once() {
         statuses.sort_unstable();
         assert_eq!(statuses, [200, 200, 200, 200, 200, 200, 200, 201]);
     }
+}
+
+/// A torrent is added as paused and with a place. Another add names the options without an effect, and gives it labels.
+#[test]
+fn torrents_are_added_as_paused_and_with_a_place() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let daemon = Daemon::start(folder);
+    let (first, bytes) = torrent(folder, "first", 1, &[]);
+    assert_eq!(daemon.post("/api/v1/torrents", &bytes).status, 201);
+    for (query, field) in [("queue=0", "queue"), ("queue=up", "queue"), ("paused=maybe", "paused")] {
+        let refused = daemon.post(&format!("/api/v1/torrents?{query}"), &bytes);
+        refused.refused(400, Some(field));
+    }
+    let (second, bytes) = torrent(folder, "second one", 2, &[]);
+    let file = folder.join("second.torrent");
+    fs::write(&file, bytes).unwrap();
+    let file = file.to_str().unwrap();
+    succeed(folder, &["add", file, "--paused", "--queue", "top"]);
+    let state = |daemon: &Daemon| {
+        let list = daemon
+            .get("/api/v1/torrents?sort=queue.order&fields=info_hash,state")
+            .json();
+        let torrents = list.as_array().unwrap().iter();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        torrents
+            .map(|torrent| (text(&torrent["info_hash"]), text(&torrent["state"])))
+            .collect::<Vec<_>>()
+    };
+    let expected = [(second.clone(), "paused".to_owned()), (first, "downloading".to_owned())];
+    wait_until("the first one runs", || state(&daemon) == expected);
+    let daemon = daemon.kill_and_start();
+    wait_until("the first one runs again", || state(&daemon) == expected);
+    let again = succeed(folder, &["add", file, "--queue", "bottom", "--label", "new"]);
+    let kept = "was already added; it keeps its own settings: no effect of queue";
+    assert_eq!(again, format!("{second} second one {kept}\n"));
+    assert_eq!(state(&daemon), expected);
+    let labels = daemon.get(&format!("/api/v1/torrents/{second}?fields=labels")).json();
+    assert_eq!(labels, json!({"labels": ["new"]}));
+}
+
+/// Commands take names and short prefixes of info-hashes; an ambiguous name is refused with what it could mean.
+#[test]
+fn commands_take_the_names_of_torrents() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let daemon = Daemon::start(folder);
+    let add = |name: &str, seed: u64| {
+        let (hash, bytes) = torrent(folder, name, seed, &[]);
+        assert_eq!(
+            daemon
+                .post(&format!("/api/v1/torrents?paused=true&into={seed}"), &bytes)
+                .status,
+            201
+        );
+        hash
+    };
+    let (plain, one, other) = (add("a plain name", 1), add("twice", 2), add("twice", 3));
+    // A name that is also the beginning of an info-hash.
+    let hex = add(&plain[..6], 4);
+    for name in ["a plain name", &plain[..4], &plain.to_uppercase()] {
+        let stats = succeed(folder, &["stats", name, "--fields", "info_hash", "--json"]);
+        assert_eq!(
+            serde_json::from_str::<Value>(&stats).unwrap(),
+            json!({"info_hash": plain})
+        );
+    }
+    for (name, expected) in [("twice", [&one, &other]), (&plain[..6], [&plain, &hex])] {
+        for arguments in [
+            &["start"][..],
+            &["stop"],
+            &["files"],
+            &["queue"],
+            &["label"],
+            &["peers"],
+            &["recheck"],
+        ] {
+            let refused = fail(folder, &[arguments, &[name]].concat());
+            assert!(refused.starts_with(&format!("error: {name} is ambiguous")), "{refused}");
+            assert!(
+                expected.iter().all(|hash| refused.contains(*hash)) && refused.lines().count() == 1,
+                "{refused}"
+            );
+        }
+    }
+    succeed(folder, &["stop", "a plain name"]);
+    let stopped = fail(folder, &["stats", "a plain name"]);
+    assert!(stopped.contains("`ecs-torrent resume"), "{stopped}");
+    succeed(folder, &["resume", "a plain name"]);
+    succeed(folder, &["remove", "a plain name"]);
+    assert_eq!(daemon.hashes().len(), 3);
 }

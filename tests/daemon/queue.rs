@@ -94,11 +94,12 @@ fn the_first_torrents_of_the_queue_run() {
     for body in [
         json!({"move": "left"}),
         json!({"forced": 1}),
-        json!({"place": 3}),
+        json!({"place": 0}),
         json!(5),
     ] {
         change(&daemon, &hashes[0], &body).refused(400, Some("body"));
     }
+    change(&daemon, &hashes[0], &json!({"place": 1, "move": "top"})).refused(400, Some("place"));
     change(&daemon, &"0".repeat(40), &json!({"move": "top"})).refused(404, Some("hash"));
     patch(&daemon, "/api/v1/settings", &json!({"queue": {"max_checks": 0}})).refused(400, Some("queue.max_checks"));
     wait_for(&daemon, "ca", "c");
@@ -119,13 +120,14 @@ fn the_commands_change_the_queue() {
         hashes.push(hash);
     }
     wait_for(&daemon, "ab", "a");
-    let listed = succeed(folder, &["queue"]);
-    let states: Vec<&str> = listed
-        .lines()
-        .skip(1)
-        .map(|line| line.split_whitespace().nth(2).unwrap())
-        .collect();
-    assert_eq!(states, ["downloading", "queued"], "{listed}");
+    wait_until("the second one is queued", || {
+        let listed = succeed(folder, &["queue"]);
+        let states = listed
+            .lines()
+            .skip(1)
+            .map(|line| line.split_whitespace().nth(2).unwrap());
+        states.eq(["downloading", "queued"])
+    });
     succeed(folder, &["queue", &hashes[1], "--top"]);
     wait_for(&daemon, "ba", "b");
     let printed = succeed(folder, &["queue", &hashes[0], "--force", "--json"]);

@@ -56,7 +56,7 @@ impl Bed {
         self.wait(&added)
     }
 
-    fn start(&mut self) {
+    pub(super) fn start(&mut self) {
         assert_eq!(self.try_start(), Ok(()));
     }
 

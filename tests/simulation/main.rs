@@ -8,6 +8,7 @@
     reason = "a test may fail as it likes, and its modules are seen by nobody else"
 )]
 
+mod adding;
 mod carriers;
 mod choosing;
 mod dht;

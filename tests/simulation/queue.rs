@@ -209,6 +209,71 @@ fn the_order_is_what_users_make_of_it() {
     assert_eq!(bed.downloading(), [2]);
 }
 
+/// A torrent gets any place among the others, at its add too. The torrents without a number between them make place, on
+/// the shorter side. Crashes change nothing.
+#[test]
+fn a_torrent_gets_the_place_with_this_number() {
+    let mut bed = Bed::new(6, 0, downloads(1));
+    let order = |bed: &mut Bed| {
+        let place = |bed: &mut Bed, number: usize| {
+            let content = bed.contents[number].clone();
+            stats(&mut bed.sim, bed.leecher, &content).unwrap().queue.order
+        };
+        let mut places: Vec<_> = (0..bed.contents.len())
+            .map(|number| (place(bed, number), number))
+            .collect();
+        places.sort_unstable();
+        places.into_iter().map(|(_, number)| number).collect::<Vec<_>>()
+    };
+    let to = |number: u32| QueueMove::Place(std::num::NonZeroU32::new(number).unwrap());
+    assert_eq!(order(&mut bed), [0, 1, 2, 3, 4, 5]);
+    for (torrent, place, expected) in [
+        (5, 2, [0, 5, 1, 2, 3, 4]),
+        (0, 5, [5, 1, 2, 3, 0, 4]),
+        (3, 4, [5, 1, 2, 3, 0, 4]),
+        (4, 3, [5, 1, 4, 2, 3, 0]),
+        (2, 99, [5, 1, 4, 3, 0, 2]),
+        (2, 1, [2, 5, 1, 4, 3, 0]),
+    ] {
+        bed.move_to(torrent, to(place));
+        assert_eq!(order(&mut bed), expected, "{torrent} to {place}");
+        bed.restart();
+        assert_eq!(order(&mut bed), expected, "after a crash");
+    }
+    assert_eq!(bed.downloading(), [2]);
+    for (movement, expected) in [
+        (to(3), vec![2, 5, 6, 1, 4, 3, 0]),
+        (QueueMove::Top, vec![7, 2, 5, 6, 1, 4, 3, 0]),
+    ] {
+        let new = NewContent {
+            name: format!("torrent {}", bed.contents.len()),
+            len: LEN,
+            piece_length: 64 << 10,
+            ..NewContent::default()
+        };
+        let content = new.make();
+        let (source, options) = (
+            content.metainfo().clone().into(),
+            AddOptions {
+                root: Some("downloads".into()),
+                queue: Some(movement),
+                ..AddOptions::default()
+            },
+        );
+        bed.contents.push(content);
+        bed.tell(|reply| AddTorrent {
+            source,
+            options,
+            is_resumed: false,
+            reply,
+        });
+        assert_eq!(order(&mut bed), expected);
+        bed.restart();
+        assert_eq!(order(&mut bed), expected, "after a crash");
+    }
+    assert_eq!(bed.downloading(), [7]);
+}
+
 /// A forced torrent runs whatever the limit is, and takes a place.
 #[test]
 fn a_forced_torrent_takes_a_place() {

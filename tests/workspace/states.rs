@@ -13,8 +13,13 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// Texts of `app` that are also the name of a state or the beginning of one: the file, the text, the number of times,
 /// and its meaning there.
-const OTHERS: [(&str, &str, usize, &str); 18] = [
-    ("app/cli/client.rs", "paused", 1, "the report of a command"),
+const OTHERS: [(&str, &str, usize, &str); 19] = [
+    (
+        "app/cli/client.rs",
+        "paused",
+        2,
+        "the report of a command, and a parameter",
+    ),
     ("app/cli/client.rs", "stopped", 1, "the report of a command"),
     ("app/cli/client/blocking.rs", "blocked", 2, "the name of a setting"),
     ("app/cli/client/limits.rs", "seeding", 3, "the name of a field"),
@@ -29,6 +34,7 @@ const OTHERS: [(&str, &str, usize, &str); 18] = [
         "the text of a progress bar",
     ),
     ("app/daemon.rs", "stopping", 1, "a phase of the daemon"),
+    ("app/daemon/adding.rs", "paused", 3, "a parameter"),
     ("app/daemon/event_log.rs", "blocked", 1, "the name of an event"),
     ("app/daemon/event_log.rs", "failed", 1, "the name of an event"),
     ("app/daemon/event_log.rs", "paused", 1, "the name of an event"),

@@ -22,7 +22,7 @@ Examples:
   ecs-torrent label 0c1f3b --set seeding --no-category
   ecs-torrent config set labels.categories '[{\"name\": \"tv\", \"folder\": \"tv\"}]'")]
 pub(in crate::cli) struct LabelArgs {
-    /// Info-hash of the torrent, or its first 6 or more digits.
+    /// Name of the torrent, or the first 4 or more digits of its info-hash.
     hash: String,
     /// Labels that the torrent gets.
     #[arg(long, value_name = "LABELS", value_delimiter = ',')]

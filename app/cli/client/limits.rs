@@ -26,7 +26,7 @@ Examples:
   ecs-torrent limit 0c1f3b --ratio 1.5 --idle-time 2d --then remove
   ecs-torrent limit --alternative always")]
 pub(in crate::cli) struct LimitArgs {
-    /// Info-hash of the torrent, or its first 6 or more digits.
+    /// Name of the torrent, or the first 4 or more digits of its info-hash.
     #[arg(required_unless_present = "alternative")]
     hash: Option<String>,
     /// When the alternative limits of all torrents together are in force. `config set` changes them and their schedule.

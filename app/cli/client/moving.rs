@@ -24,7 +24,7 @@ it; a move to the folder where the files are undoes it then.
 Example:
   ecs-torrent move 0c1f3b /mnt/archive")]
 pub(in crate::cli) struct MoveArgs {
-    /// Info-hash of the torrent, or its first 6 or more digits.
+    /// Name of the torrent, or the first 4 or more digits of its info-hash.
     hash: String,
     /// The new download folder.
     folder: PathBuf,
@@ -44,7 +44,7 @@ there with its length. Files that have changed otherwise are hashed again.
 Example:
   ecs-torrent relocate 0c1f3b /mnt/other/archive")]
 pub(in crate::cli) struct RelocateArgs {
-    /// Info-hash of the torrent, or its first 6 or more digits.
+    /// Name of the torrent, or the first 4 or more digits of its info-hash.
     hash: String,
     /// The folder that has the files now.
     folder: PathBuf,

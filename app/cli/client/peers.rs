@@ -20,7 +20,7 @@ Flags:
   U  we upload to the peer          u  it wants to download, but has to wait
   I  the peer connected to us")]
 pub(in crate::cli) struct PeersArgs {
-    /// Info-hash of the torrent, or its first 6 or more digits.
+    /// Name of the torrent, or the first 4 or more digits of its info-hash.
     hash: String,
     /// Peer to connect to; may be repeated.
     #[arg(long = "add", value_name = "HOST:PORT")]

@@ -1,5 +1,7 @@
 //! `queue`: the order in which torrents run.
 
+use std::num::NonZeroU32;
+
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -20,7 +22,7 @@ Examples:
   ecs-torrent queue 0c1f3b --force
   ecs-torrent config set queue.max_downloads 5")]
 pub(in crate::cli) struct QueueArgs {
-    /// Info-hash of the torrent, or its first 6 or more digits.
+    /// Name of the torrent, or the first 4 or more digits of its info-hash.
     hash: Option<String>,
     /// Move the torrent before all others.
     #[arg(long, group = "move", requires = "hash")]
@@ -34,6 +36,9 @@ pub(in crate::cli) struct QueueArgs {
     /// Move the torrent behind all others.
     #[arg(long, group = "move", requires = "hash")]
     bottom: bool,
+    /// Move the torrent to a place among all, counted from 1.
+    #[arg(long, group = "move", requires = "hash", value_name = "NUMBER")]
+    place: Option<NonZeroU32>,
     /// Let the torrent run whatever the limits are. It takes a place.
     #[arg(long, requires = "hash", conflicts_with = "no_force")]
     force: bool,
@@ -70,6 +75,9 @@ pub(in crate::cli) async fn run(args: QueueArgs) -> Result<Outcome, CliError> {
     ];
     if let Some((movement, _)) = moves.into_iter().find(|(_, is_chosen)| *is_chosen) {
         change["move"] = movement.into();
+    }
+    if let Some(place) = args.place {
+        change["place"] = place.get().into();
     }
     if args.force || args.no_force {
         change["forced"] = args.force.into();

@@ -40,7 +40,7 @@ Examples:
   ecs-torrent cat 0c1f3b '*.nfo'
   ecs-torrent cat 0c1f3b 2 --range 0-1023 | xxd")]
 pub(in crate::cli) struct CatArgs {
-    /// Info-hash of the torrent, or its first 6 or more digits.
+    /// Name of the torrent, or the first 4 or more digits of its info-hash.
     hash: String,
     /// The file: its number in `files`, its path, or a pattern that one file matches. Can be left out if the torrent has
     /// one file.
@@ -70,7 +70,7 @@ Examples:
   ecs-torrent play 0c1f3b 2 -- ffmpeg -i {} -c copy out.mp4")]
 #[command(override_usage = "ecs-torrent play [OPTIONS] <HASH> [FILE] [-- PLAYER...]")]
 pub(in crate::cli) struct PlayArgs {
-    /// Info-hash of the torrent, or its first 6 or more digits.
+    /// Name of the torrent, or the first 4 or more digits of its info-hash.
     hash: String,
     /// The file: its number in `files`, its path, or a pattern that one file matches. Can be left out if the torrent has
     /// one file.

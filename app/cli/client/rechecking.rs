@@ -16,7 +16,7 @@ and stays paused. `stats HASH --fields state,checked` shows the progress.
 Example:
   ecs-torrent recheck 0c1f3b")]
 pub(in crate::cli) struct RecheckArgs {
-    /// Info-hash of the torrent, or its first 6 or more digits.
+    /// Name of the torrent, or the first 4 or more digits of its info-hash.
     hash: String,
     /// Print the torrent as JSON.
     #[arg(long)]

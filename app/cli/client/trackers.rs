@@ -22,7 +22,7 @@ Added trackers come after the others, in the order given. A tracker to remove is
 named by its URL, in full or as it is listed: without what could be a passkey.
 Changes survive restarts. The trackers of a private torrent cannot be changed.")]
 pub(in crate::cli) struct TrackersArgs {
-    /// Info-hash of the torrent, or its first 6 or more digits.
+    /// Name of the torrent, or the first 4 or more digits of its info-hash.
     hash: String,
     /// Tracker to add; may be repeated.
     #[arg(long, value_name = "URL")]

@@ -8,12 +8,13 @@ use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::candidates::{CandidateSource, CandidatesFound};
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{
-    AddError, AddOptions, AddPeers, AddTorrent, CommandQueue, RemoveTorrent, Reply, StopAll, StopTorrent,
-    TorrentSource, Unsaved,
+    AddError, AddOptions, AddPeers, AddTorrent, CommandQueue, PauseOrStart, PauseTorrent, RemoveTorrent, Reply,
+    StopAll, StopTorrent, TorrentSource, Unsaved,
 };
 use ecs_torrent_components::lifecycle::{AwaitingSession, ChangedFacts};
 use ecs_torrent_components::messages::{
-    FailTorrent, FilesSelected, HintsGiven, LabelsGiven, LimitsGiven, Remedy, SeedingGiven, TorrentAdded, TrackersGiven,
+    FailTorrent, FilesSelected, HintsGiven, LabelsGiven, LimitsGiven, PlaceGiven, Remedy, SeedingGiven, TorrentAdded,
+    TrackersGiven,
 };
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::settings::Settings;
@@ -44,6 +45,7 @@ pub(super) struct TorrentAdder<'w, 's> {
     added: MessageWriter<'w, TorrentAdded>,
     changed: ResMut<'w, ChangedFacts>,
     new_peers: ResMut<'w, CommandQueue<AddPeers>>,
+    pauses: ResMut<'w, CommandQueue<PauseOrStart>>,
     found: MessageWriter<'w, CandidatesFound>,
     stops: Res<'w, CommandQueue<StopTorrent>>,
     stops_of_all: Res<'w, CommandQueue<StopAll>>,
@@ -183,7 +185,8 @@ impl TorrentAdder<'_, '_> {
             let layout = Layout(metainfo.info.geometry.clone());
             self.commands.entity(entity).insert((layout, Content(metainfo)));
         }
-        if is_resumed {
+        if is_resumed || options.paused {
+            self.pauses.0.extend(options.paused.then(|| pause(source.id())));
             self.commands.entity(entity).insert(AwaitingSession);
         }
         self.added.write(TorrentAdded {
@@ -204,7 +207,11 @@ impl TorrentAdder<'_, '_> {
             overwrite: options.overwrite,
             overwrite_ns: options.requested_ns,
             has_moved: false,
+            is_paused: options.paused,
         });
+        if let Some(movement) = options.queue {
+            self.commands.trigger(PlaceGiven { torrent, movement });
+        }
         if options.has_choice() {
             self.commands.trigger(FilesSelected {
                 torrent,
@@ -250,6 +257,13 @@ impl TorrentAdder<'_, '_> {
             added: self.clock.now(),
         }
     }
+}
+
+/// Returns the command for a torrent that is added as paused. It waits until it is decided whether the torrent may use its
+/// files.
+fn pause(torrent: InfoHash) -> PauseOrStart {
+    let reply = Reply::ignored();
+    PauseTorrent { torrent, reply }.into()
 }
 
 /// Returns the name of a torrent whose metadata is not known.

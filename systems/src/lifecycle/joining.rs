@@ -1,12 +1,13 @@
-//! Adds of torrents that are listed already. Such an add brings trackers; a torrent without metadata takes its metadata
+//! Adds of torrents that are listed already. Such an add brings trackers and labels; a torrent without metadata takes its metadata
 //! and its options, and a failed torrent is tried again with its options.
 
 use bevy_ecs::entity::EntityHashSet;
 use bevy_ecs::prelude::*;
 use bevy_ecs::system::SystemParam;
-use ecs_torrent_components::commands::{AddOptions, TorrentSource};
+use ecs_torrent_components::commands::{AddError, AddOptions, TorrentSource};
+use ecs_torrent_components::labels::Labels;
 use ecs_torrent_components::lifecycle::ChangedFacts;
-use ecs_torrent_components::messages::{FilesSelected, HintsGiven, TrackersGiven};
+use ecs_torrent_components::messages::{FilesSelected, HintsGiven, LabelsGiven, TrackersGiven};
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{Lifecycle, RequiresComplete};
 use ecs_torrent_components::tracker::Tracker;
@@ -25,6 +26,7 @@ pub(super) struct Joiner<'w, 's> {
     settings: Res<'w, Settings>,
     opener: Opener<'w>,
     trackers: Query<'w, 's, &'static Tracker>,
+    labels: Query<'w, 's, &'static Labels>,
 }
 
 /// Carries out adds of torrents that are listed already. A caller is answered at once if its add changes nothing that has
@@ -44,7 +46,14 @@ pub(super) fn join_listed(
         let has_metadata = listed.content.is_some() || completed.contains(&entity);
         let is_retried = listed.has_failed() && !command.is_resumed;
         let options = &command.options;
-        let mut is_changed = joiner.give_trackers(&listed, has_metadata, &command.source);
+        let mut is_changed = match joiner.give_labels(entity, &options.labels) {
+            Ok(is_changed) => is_changed,
+            Err(error) => {
+                command.reply.send(Err(error));
+                continue;
+            }
+        };
+        is_changed |= joiner.give_trackers(&listed, has_metadata, &command.source);
         if !has_metadata {
             is_changed |= joiner.give_hints(&listed, &command.source);
         }
@@ -98,6 +107,18 @@ impl Joiner<'_, '_> {
             tiers: source.trackers().clone(),
         });
         true
+    }
+
+    /// Gives a torrent the labels that it does not have yet, and the category. Returns whether they change anything.
+    fn give_labels(&mut self, torrent: Entity, given: &Labels) -> Result<bool, AddError> {
+        let known = self.labels.get(torrent).cloned().unwrap_or_default();
+        let labels = known.merged(given);
+        if labels == known {
+            return Ok(false);
+        }
+        labels.check(self.settings.labels.bounds())?;
+        self.commands.trigger(LabelsGiven { torrent, labels });
+        Ok(true)
     }
 
     /// Gives a torrent without metadata the hints of another link. Returns whether any of them is new.
@@ -155,6 +176,7 @@ impl Joiner<'_, '_> {
                     false => listed.state.overwrite_ns(),
                 },
                 has_moved,
+                is_paused: false,
             });
         }
         is_changed && !is_retried

@@ -77,6 +77,7 @@ fn bed(lifecycle: Lifecycle, opening: Option<Opening>) -> Bed {
         overwrite: false,
         overwrite_ns: None,
         has_moved: false,
+        is_paused: false,
     });
     bed.world.flush();
     bed

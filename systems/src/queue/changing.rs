@@ -1,7 +1,7 @@
 //! Changes of places in the queue: applied, saved, and answered. They are undone if they cannot be saved.
 //!
-//! A move by one place exchanges the numbers of two torrents, so that both are saved. After a crash between the two saves,
-//! both have the same number, and their hashes decide.
+//! A move by one place exchanges the numbers of two torrents, and a move to a place may shift its neighbors, so that
+//! several torrents are saved. After a crash between the saves, two may have the same number, and their hashes decide.
 
 use std::ops::Bound::{Excluded, Unbounded};
 
@@ -56,9 +56,16 @@ impl Places<'_, '_> {
         before
     }
 
-    /// Returns the new place of a torrent, and the torrent that gets its place; `None` if it stays where it is.
-    fn moved(&self, torrent: Entity, movement: QueueMove) -> Option<(i64, Option<Place>)> {
-        let (data, QueueOrder(order), facts) = self.torrents.get(torrent).ok()?;
+    /// Returns the number of a torrent.
+    fn order_of(&self, torrent: Entity) -> Option<i64> {
+        self.torrents.get(torrent).ok().map(|(_, order, _)| order.0)
+    }
+
+    /// Returns the new numbers of the torrents that get another one by a move, the moved one first.
+    fn moved(&self, torrent: Entity, movement: QueueMove) -> Vec<(Entity, i64)> {
+        let Ok((data, QueueOrder(order), facts)) = self.torrents.get(torrent) else {
+            return Vec::new();
+        };
         let here = Place {
             order: *order,
             id: data.id(),
@@ -68,19 +75,55 @@ impl Places<'_, '_> {
             let other = self.torrents.get(place.torrent);
             other.is_ok_and(|(.., other)| other.is_finished() == facts.is_finished())
         };
-        let (first, last) = (self.queue.order.first()?, self.queue.order.last()?);
+        let exchanged = |other: Option<&Place>| match other {
+            Some(other) => vec![(torrent, other.order), (other.torrent, here.order)],
+            None => Vec::new(),
+        };
+        let order = &self.queue.order;
         match movement {
-            QueueMove::Top => (*first != here).then(|| (first.order.saturating_sub(1), None)),
-            QueueMove::Bottom => (*last != here).then(|| (last.order.saturating_add(1), None)),
-            QueueMove::Up => {
-                let other = self.queue.order.range(..here).rev().find(is_like)?;
-                Some((other.order, Some(*other)))
-            }
-            QueueMove::Down => {
-                let other = self.queue.order.range((Excluded(here), Unbounded)).find(is_like)?;
-                Some((other.order, Some(*other)))
-            }
+            QueueMove::Top => self.placed(here, 0),
+            QueueMove::Bottom => self.placed(here, order.len()),
+            QueueMove::Place(number) => self.placed(here, number.get() as usize - 1),
+            QueueMove::Up => exchanged(order.range(..here).rev().find(is_like)),
+            QueueMove::Down => exchanged(order.range((Excluded(here), Unbounded)).find(is_like)),
         }
+    }
+
+    /// Returns the new numbers for a torrent that gets `index` others before it. If there is no number between its
+    /// neighbors, the others on the shorter side make place, as far as necessary.
+    fn placed(&self, here: Place, index: usize) -> Vec<(Entity, i64)> {
+        let order = &self.queue.order;
+        if order.iter().nth(index.min(order.len().saturating_sub(1))) == Some(&here) {
+            return Vec::new();
+        }
+        let others: Vec<&Place> = order.iter().filter(|place| **place != here).collect();
+        let (before, after) = others.split_at(index.min(others.len()));
+        let (Some(last), Some(first)) = (before.last(), after.first()) else {
+            let end = before.last().map(|last| last.order.saturating_add(1));
+            let begin = after.first().map(|first| first.order.saturating_sub(1));
+            return end.or(begin).map(|order| (here.torrent, order)).into_iter().collect();
+        };
+        let gap = first.order.saturating_sub(last.order);
+        if gap >= 2 {
+            return vec![(here.torrent, last.order + gap / 2)];
+        }
+        let is_front = before.len() <= after.len();
+        let step: i64 = if is_front { -1 } else { 1 };
+        let neighbor = if is_front { first } else { last };
+        let mut limit = neighbor.order.saturating_add(step);
+        let mut moved = vec![(here.torrent, limit)];
+        let side: &mut dyn Iterator<Item = &&Place> = match is_front {
+            true => &mut before.iter().rev(),
+            false => &mut after.iter(),
+        };
+        for place in side {
+            if place.order.saturating_sub(limit).signum() == step {
+                break;
+            }
+            limit = limit.saturating_add(step);
+            moved.push((place.torrent, limit));
+        }
+        moved
     }
 }
 
@@ -94,32 +137,26 @@ pub(super) fn take_changes(
     let refuse = |command: SetQueue, error| command.reply.send(Err(SetQueueError::NotFound(error)));
     for (torrent, command) in taking.take(&mut queue, &changes, refuse) {
         let moved = command.change.movement.map(|movement| places.moved(torrent, movement));
-        let moved = moved.flatten();
-        let partner = moved.and_then(|(_, partner)| partner);
+        let mut moved = moved.unwrap_or_default();
         // An earlier change of one of them is being saved.
-        if changes.has(torrent) || partner.is_some_and(|partner| changes.has(partner.torrent)) {
+        if changes.has(torrent) || moved.iter().any(|(other, _)| changes.has(*other)) {
             queue.0.push_back(command);
             continue;
         }
         let SetQueue { change, reply, .. } = command;
-        let (order, was_forced) = places.set(torrent, moved.map(|(order, _)| order), change.forced);
-        let mut replies = reply.split(1 + usize::from(partner.is_some()));
-        if let (Some(partner), Some(reply)) = (partner, replies.pop_if(|_| partner.is_some())) {
-            let (before, was_forced) = places.set(partner.torrent, Some(order), None);
-            let change = QueueChanged {
-                order: before,
-                was_forced,
-                reply,
-            };
-            taking.save(partner.torrent, change, &mut changes);
+        if moved.is_empty() {
+            moved.extend(places.order_of(torrent).map(|order| (torrent, order)));
         }
-        for reply in replies {
+        let replies = reply.split(moved.len());
+        for ((moved, order), reply) in moved.into_iter().zip(replies) {
+            let forced = change.forced.filter(|_| moved == torrent);
+            let (order, was_forced) = places.set(moved, Some(order), forced);
             let change = QueueChanged {
                 order,
                 was_forced,
                 reply,
             };
-            taking.save(torrent, change, &mut changes);
+            taking.save(moved, change, &mut changes);
         }
     }
 }

@@ -289,6 +289,7 @@ mod tests {
             overwrite: false,
             overwrite_ns: None,
             has_moved: false,
+            is_paused: false,
         });
         bed.world.flush();
         if let Some(is_known) = loaded {

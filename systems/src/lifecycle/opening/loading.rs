@@ -267,23 +267,27 @@ impl ResumedItem<'_, '_> {
         fits
     }
 
-    /// Keeps a torrent paused if its session says so, with its files closed and the held pieces of the session. Returns
-    /// false if the torrent is to be opened: it is not paused, or a user has added it again.
+    /// Keeps a torrent paused if its session says so, or if the user has added it as paused and its files are not known,
+    /// with its files closed and the held pieces of the session. Returns false if the torrent is to be opened: it is not
+    /// paused, or a user has added it again.
     fn stay_paused(&mut self, entity: Entity, commands: &mut Commands, pauses: &mut Pauses<'_>) -> bool {
         let session = self.opening.session.as_ref();
-        let Some(session) = session.filter(|session| session.paused && self.opening.is_resumed) else {
+        let resumed = session.filter(|session| session.paused && self.opening.is_resumed);
+        let is_added_paused = self.saved.state.is_paused() && self.content.is_none() && !self.opening.is_again;
+        if resumed.is_none() && !is_added_paused {
             return false;
-        };
+        }
         self.saved.state.set_paused(true);
         // A stop or removal that has begun meanwhile may need the files. A check that a user requested ends with a pause.
-        let has_work = session.recheck || self.saved.state.moving().is_some();
+        let has_work = resumed.is_some_and(|session| session.recheck) || self.saved.state.moving().is_some();
         if *self.desired != Desired::Run || (has_work && self.content.is_some()) {
             return false;
         }
         // A session without metadata knows of no pieces.
         let geometry = self.content.as_ref().map(|content| &content.0.info.geometry);
         let count = geometry.map_or(0, Geometry::piece_count);
-        let have = session.have.to_set(session.pieces).filter(|have| have.len() == count);
+        let have = resumed.and_then(|session| session.have.to_set(session.pieces));
+        let have = have.filter(|have| have.len() == count);
         self.saved.state.record_closed();
         pauses.known.write(PiecesKnown {
             torrent: entity,

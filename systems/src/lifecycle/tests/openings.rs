@@ -186,6 +186,7 @@ fn a_torrent_that_shares_its_files_opens_them_without_the_right_to_change_them()
             overwrite: true,
             overwrite_ns: None,
             has_moved: false,
+            is_paused: false,
         });
         if is_shared {
             let keys = crate::ownership::FolderKeys::new(std::path::Path::new("/downloads"));

@@ -48,6 +48,7 @@ fn bed() -> Bed {
         overwrite: false,
         overwrite_ns: None,
         has_moved: false,
+        is_paused: false,
     });
     bed.world.flush();
     load(&mut bed, &saved(), true);
