@@ -17,7 +17,7 @@ use ecs_torrent_protocol::prefix::site;
 use ecs_torrent_protocol::time::Timestamp;
 
 use self::informants::Informants;
-use self::order::{Facts, Promise, Rank};
+use self::order::{DialPriority, Facts, Rank};
 use self::sources::CountsBySource;
 pub use self::sources::{AllowedSources, CandidateSource, CandidateSources, SourceCounts, SourceSet};
 
@@ -276,7 +276,7 @@ impl Candidates {
     #[must_use]
     pub fn has_untried_ready(&self) -> bool {
         let none = SocketAddr::from(([0; 4], 0));
-        let first: Rank = (Reverse(false), 0, Promise::Proven, Reverse(u32::MAX), none);
+        let first: Rank = (Reverse(false), 0, DialPriority::Proven, Reverse(u32::MAX), none);
         let best = self.ready.range(first..).next();
         best.is_some_and(|(_, failures, ..)| *failures == 0)
     }
@@ -536,7 +536,7 @@ impl Candidates {
         worst = worst.or_else(|| waiting.find(|address| is_strange(address) && has_failed(address)));
         // The last of the ready addresses, if it is unlikely to answer.
         let last = self.ready.last().filter(|(Reverse(is_user), ..)| !is_user);
-        let last = last.filter(|(_, failures, promise, ..)| *failures > 0 || *promise == Promise::Doubtful);
+        let last = last.filter(|(_, failures, priority, ..)| *failures > 0 || *priority == DialPriority::Doubtful);
         worst = worst.or_else(|| last.map(|(.., address)| address));
         if worst.is_none() && by == CandidateSource::USER {
             let ready = self.ready.iter().rev().map(|(.., address)| address);

@@ -444,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_tried_again_later_the_less_it_promises() {
+    fn an_address_is_tried_again_later_the_less_likely_it_answers() {
         let limits = PeerSettings::default();
         let remote = || CloseReason::Remote("gone".into());
         let delay = |reason: &CloseReason, chance| retry(reason, Stage::Connected, false, &limits, chance).backoff;

@@ -113,7 +113,7 @@ enum Habit {
 
 /// Floods the daemon from four threads while a client with the token sends requests, by TCP, by the Unix socket and with
 /// the command.
-fn ask_in_a_flood(test: &str, count: usize, request: &str, habit: Habit) {
+fn request_in_a_flood(test: &str, count: usize, request: &str, habit: Habit) {
     if !can_flood(test, count) {
         return;
     }
@@ -183,25 +183,25 @@ impl Drop for Over<'_> {
 #[test]
 fn requests_whose_answers_nobody_reads() {
     let request = "GET /api/v1/health HTTP/1.1\r\nHost: HOST\r\n\r\n".repeat(20);
-    ask_in_a_flood("requests_whose_answers_nobody_reads", 300, &request, Habit::NeverReads);
+    request_in_a_flood("requests_whose_answers_nobody_reads", 300, &request, Habit::NeverReads);
 }
 
 #[test]
 fn a_thousand_heads_that_do_not_end() {
     let request = "GET /api/v1/torrents HTTP/1.1\r\nHost: HO";
-    ask_in_a_flood("a_thousand_heads_that_do_not_end", 1000, request, Habit::Waits);
+    request_in_a_flood("a_thousand_heads_that_do_not_end", 1000, request, Habit::Waits);
 }
 
 #[test]
 fn requests_without_end() {
     let request = "GET /api/v1/health HTTP/1.1\r\nHost: HOST\r\n\r\n".repeat(20);
-    ask_in_a_flood("requests_without_end", 300, &request, Habit::Reads);
+    request_in_a_flood("requests_without_end", 300, &request, Habit::Reads);
 }
 
 #[test]
 fn connections_without_end() {
     let request = "GET /api/v1/health HTTP/1.1\r\nHost: HOST\r\n\r\n";
-    ask_in_a_flood("connections_without_end", 300, request, Habit::Leaves);
+    request_in_a_flood("connections_without_end", 300, request, Habit::Leaves);
 }
 
 /// A client that does not read its answers is disconnected, with or without the token.

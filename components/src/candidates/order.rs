@@ -21,7 +21,7 @@ pub(super) struct Facts {
 
 /// How likely a peer answers at an address, the most likely first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Promise {
+pub(super) enum DialPriority {
     /// A peer has answered there.
     Proven,
     /// Several sources name the address, or the peer itself, or the link that the user has chosen.
@@ -33,7 +33,7 @@ pub(super) enum Promise {
 }
 
 /// Dial order of an address; the smallest is dialed first.
-pub(super) type Rank = (Reverse<bool>, u32, Promise, Reverse<u32>, SocketAddr);
+pub(super) type Rank = (Reverse<bool>, u32, DialPriority, Reverse<u32>, SocketAddr);
 
 /// Returns the dial order of an address: addresses that a user named come first, then those with few failures, then those
 /// at which a peer probably answers, then those of a high canonical priority.
@@ -41,25 +41,25 @@ pub(super) fn rank(address: SocketAddr, facts: &Facts) -> Rank {
     (
         Reverse(facts.sources.contains(CandidateSource::USER)),
         facts.failures,
-        promise(facts),
+        dial_priority(facts),
         Reverse(facts.priority),
         address,
     )
 }
 
-fn promise(facts: &Facts) -> Promise {
+fn dial_priority(facts: &Facts) -> DialPriority {
     let mut sources = facts.sources;
     // Any peer that connects to us can claim an address with its IP address.
     sources.remove(CandidateSource::INCOMING);
     let is_chosen = sources.contains(CandidateSource::LOCAL_DISCOVERY) || sources.contains(CandidateSource::MAGNET);
     if facts.has_connected {
-        Promise::Proven
+        DialPriority::Proven
     } else if is_chosen || sources.iter().nth(1).is_some() {
-        Promise::Confirmed
+        DialPriority::Confirmed
     } else if facts.is_doubtful {
-        Promise::Doubtful
+        DialPriority::Doubtful
     } else {
-        Promise::Reported
+        DialPriority::Reported
     }
 }
 
@@ -148,18 +148,21 @@ mod tests {
     fn a_peers_own_claim_confirms_nothing() {
         use CandidateSource as Source;
         let claimed = facts(&[Source::DHT, Source::INCOMING]);
-        assert_eq!(promise(&claimed), Promise::Reported);
-        assert_eq!(promise(&facts(&[Source::LOCAL_DISCOVERY])), Promise::Confirmed);
+        assert_eq!(dial_priority(&claimed), DialPriority::Reported);
         assert_eq!(
-            promise(&facts(&[Source::DHT, Source::PEER_EXCHANGE])),
-            Promise::Confirmed
+            dial_priority(&facts(&[Source::LOCAL_DISCOVERY])),
+            DialPriority::Confirmed
+        );
+        assert_eq!(
+            dial_priority(&facts(&[Source::DHT, Source::PEER_EXCHANGE])),
+            DialPriority::Confirmed
         );
     }
 
     proptest! {
         /// Neither success nor another source may make an address come later.
         #[test]
-        fn more_promise_never_comes_later(failures in 0u32..4, priority: u32, is_doubtful: bool, source in 0usize..4) {
+        fn a_better_address_never_comes_later(failures in 0u32..4, priority: u32, is_doubtful: bool, source in 0usize..4) {
             use CandidateSource as Source;
             let source = [Source::TRACKER, Source::PEER_EXCHANGE, Source::DHT, Source::SESSION][source];
             let known = Facts { failures, priority, is_doubtful, ..facts(&[source]) };

@@ -126,7 +126,7 @@ fn add_named(candidates: &mut Candidates, by: u8, last: u8) -> bool {
 }
 
 #[test]
-fn addresses_that_promise_more_are_dialed_first() {
+fn addresses_likelier_to_answer_are_dialed_first() {
     use CandidateSource as Source;
     let mut candidates = candidates(&[90, 80]);
     candidates.add(address(7), Source::DHT, 10, 99);

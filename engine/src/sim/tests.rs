@@ -34,14 +34,14 @@ struct Ticks(Vec<Timestamp>);
 
 /// A world that records its ticks and requests one 300 ms after each.
 fn noting(app: &mut App) {
-    let note = |mut ticks: ResMut<Ticks>, clock: Res<Clock>, wakeup: Res<Wakeup>| {
+    let record = |mut ticks: ResMut<Ticks>, clock: Res<Clock>, wakeup: Res<Wakeup>| {
         ticks.0.push(clock.now());
         wakeup.at(clock.now() + ms(300));
     };
     app.open_inbox::<NetRequest, NetEvent>(TRACKER_DATAGRAMS)
         .open_inbox::<NetRequest, NetEvent>(STREAMS)
         .init_resource::<Ticks>()
-        .add_systems(Tick, note.in_set(TickSet::Decide));
+        .add_systems(Tick, record.in_set(TickSet::Decide));
 }
 
 fn add(sim: &mut Simulation, last: u8) -> NodeId {

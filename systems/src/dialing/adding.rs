@@ -88,7 +88,7 @@ pub(super) fn take_peers(
 }
 
 /// Forgets the peers that a torrent may not have, because its metadata says that it is private, and closes the
-/// connections to them, whoever opened these (BEP 27).
+/// connections to them, whichever side opened these (BEP 27).
 pub(super) fn refuse_known_peers(
     mut known: MessageReader<MetadataKnown>,
     mut reaper: ResMut<Reaper>,

@@ -34,6 +34,10 @@ const MAX_RUN: usize = 65_507;
 const PAUSE_PER_MESSAGE: Duration = Duration::from_millis(2);
 const MAX_PAUSE: Duration = Duration::from_millis(10);
 
+/// Maximum number of datagrams that arrive in a pause, at the rate of the last one. A socket holds about 270 small ones by
+/// Linux' default, and loses what does not fit, whatever its kind.
+const MAX_PER_PAUSE: u32 = 128;
+
 /// Time without pauses after a datagram of another kind. uTP measures delays, so its packets must not wait.
 const TIME_WITHOUT_PAUSES: Duration = Duration::from_secs(1);
 
@@ -116,6 +120,8 @@ fn receive_once(udp: &Udp, memory: &mut [u8], pauses: &mut Pauses, shared: &Shar
 struct Pauses {
     /// Datagrams or runs received since the last pause.
     count: usize,
+    /// The begin of the last pause.
+    last_pause: Option<Instant>,
     /// The time of the last datagram that was no message of the DHT.
     last_other: Option<Instant>,
 }
@@ -134,7 +140,15 @@ impl Pauses {
         let received = u32::try_from(std::mem::take(&mut self.count)).unwrap_or(u32::MAX);
         let since_other = self.last_other.map(|last| now.duration_since(last));
         let may_wait = since_other.is_none_or(|since| since >= TIME_WITHOUT_PAUSES);
-        may_wait.then(|| PAUSE_PER_MESSAGE.saturating_mul(received).min(MAX_PAUSE))
+        let period = self.last_pause.map_or(Duration::MAX, |last| now.duration_since(last));
+        self.last_pause = Some(now);
+        let until_full = period.saturating_mul(MAX_PER_PAUSE) / received.max(1);
+        may_wait.then(|| {
+            PAUSE_PER_MESSAGE
+                .saturating_mul(received)
+                .min(MAX_PAUSE)
+                .min(until_full)
+        })
     }
 }
 
@@ -276,6 +290,14 @@ mod tests {
         assert_eq!(pauses.after(3, true, at(20)), None);
         assert_eq!(pauses.after(1, false, at(1019)), None, "another kind came a moment ago");
         assert_eq!(pauses.after(1, false, at(1020)), millis(2));
+        for _ in 0..40 {
+            assert_eq!(pauses.after(RECEIVED_TOGETHER, false, at(1029)), None);
+        }
+        assert_eq!(
+            pauses.after(0, false, at(1030)),
+            millis(4),
+            "320 in 10 ms: 128 arrive in 4 ms"
+        );
     }
 
     fn datagram(len: usize) -> Bytes {

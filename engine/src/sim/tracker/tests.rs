@@ -86,7 +86,7 @@ impl Bed {
         read_announce(&body, 100).unwrap()
     }
 
-    fn ask_udp(&mut self, host: &mut SimNet, packet: Vec<u8>) -> Option<Bytes> {
+    fn exchange_udp(&mut self, host: &mut SimNet, packet: Vec<u8>) -> Option<Bytes> {
         let to = self.tracker.address();
         host.submit(&mut vec![NetRequest::Datagram {
             from: None,
@@ -257,16 +257,16 @@ fn peers_find_each_other_over_udp() {
     let connect = packet(0x0417_2710_1980, 0, &[]);
     let mut peers = Vec::new();
     for host in &mut hosts {
-        let connected = bed.ask_udp(host, connect.clone()).unwrap();
+        let connected = bed.exchange_udp(host, connect.clone()).unwrap();
         assert_eq!(&connected[..8], [0, 0, 0, 0, 0, 0, 0xab, 0xcd]);
         let connection = u64::from_be_bytes(connected[8..].try_into().unwrap());
-        let answer = bed.ask_udp(host, announce_packet(connection, 7)).unwrap();
+        let answer = bed.exchange_udp(host, announce_packet(connection, 7)).unwrap();
         assert_eq!(answer[8..12], 1800u32.to_be_bytes());
         peers = answer[20..].to_vec();
-        let scraped = bed.ask_udp(host, packet(connection, 2, &TORRENT.0)).unwrap();
+        let scraped = bed.exchange_udp(host, packet(connection, 2, &TORRENT.0)).unwrap();
         assert_eq!(scraped.len(), 20);
         bed.sim.run_for(Duration::from_secs(121));
-        let late = bed.ask_udp(host, announce_packet(connection, 7)).unwrap();
+        let late = bed.exchange_udp(host, announce_packet(connection, 7)).unwrap();
         assert_eq!(late[..4], 3u32.to_be_bytes(), "an old connection is an error");
     }
     assert_eq!(peers, [10, 0, 0, 1, 0x1a, 0xe1]);
@@ -280,7 +280,7 @@ fn it_fails_in_every_way_over_udp() {
     let connect = packet(0x0417_2710_1980, 0, &[]);
     let mut fail = |mode| {
         bed.tracker.set_mode(bed.sim.now(), mode);
-        bed.ask_udp(&mut host, connect.clone())
+        bed.exchange_udp(&mut host, connect.clone())
     };
     assert_eq!(fail(TrackerMode::Down), None);
     assert_eq!(fail(TrackerMode::Silent), None);

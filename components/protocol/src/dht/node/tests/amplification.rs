@@ -235,7 +235,7 @@ fn the_shortest_answers_are_of_use() {
     };
     let (mut node, _) = full_node(settings);
     let own_id = node.id(Family::V6);
-    let mut ask_as = |from: &str, method| {
+    let mut query_as = |from: &str, method| {
         // Other clients name their version.
         let query = Query {
             id: ASKER,
@@ -263,12 +263,12 @@ fn the_shortest_answers_are_of_use() {
         scrape: false,
     };
     let find_node = Method::FindNode { target: TARGET };
-    assert_eq!(ask_as("77.1.1.1:5000", Method::Ping), (0, false));
-    assert_eq!(ask_as("77.1.1.2:5000", find_node), (1, false));
-    assert_eq!(ask_as("77.1.1.3:5000", get_peers(NodeId([6; 20]))), (1, true));
-    assert_eq!(ask_as("[2a09:1::1]:5000", find_node), (1, false));
-    assert_eq!(ask_as("[2a09:2::1]:5000", get_peers(NodeId([6; 20]))), (1, false));
-    assert_eq!(ask_as("[2a09:3::1]:5000", get_peers(own_id)), (0, true));
+    assert_eq!(query_as("77.1.1.1:5000", Method::Ping), (0, false));
+    assert_eq!(query_as("77.1.1.2:5000", find_node), (1, false));
+    assert_eq!(query_as("77.1.1.3:5000", get_peers(NodeId([6; 20]))), (1, true));
+    assert_eq!(query_as("[2a09:1::1]:5000", find_node), (1, false));
+    assert_eq!(query_as("[2a09:2::1]:5000", get_peers(NodeId([6; 20]))), (1, false));
+    assert_eq!(query_as("[2a09:3::1]:5000", get_peers(own_id)), (0, true));
 }
 
 /// Items and filters are larger. All strangers together get only some of them.
