@@ -29,21 +29,31 @@
 
 pub use bevy_app::{self, App, Plugin, PluginGroup};
 pub use bevy_ecs::{self, prelude::*};
+pub use ecs_torrent_components::candidates::{
+    AllowedSources, CandidateFlags, CandidateSource, CandidateSources, CandidatesFound, FoundPeer,
+};
 pub use ecs_torrent_components::clock::{Clock, Wakeup};
 pub use ecs_torrent_components::commands::{AddOptions, CommandQueue, RemoveOptions, Reply};
 pub use ecs_torrent_components::deadlines::Deadlines;
+pub use ecs_torrent_components::lifecycle::StopPhase;
 pub use ecs_torrent_components::messages::*;
-pub use ecs_torrent_components::peer::{CloseReason, Peer, PeerRates, PeerState, PluginReason};
+pub use ecs_torrent_components::peer::{
+    CloseReason, Peer, PeerRates, PeerState, PluginReason, ServeQueue, UploadQueue,
+};
+pub use ecs_torrent_components::random::Random;
 pub use ecs_torrent_components::reaper::Reaper;
 pub use ecs_torrent_components::settings::Settings;
 pub use ecs_torrent_components::torrent::{
-    Content, Counters, Have, Layout, Lifecycle, PeerOf, Torrent, TorrentIndex, TorrentPeers, TorrentRates,
-    TorrentTrackers, TrackerOf,
+    ActivePieces, Content, Counters, Have, Layout, Lifecycle, PeerOf, Torrent, TorrentIndex, TorrentPeers,
+    TorrentRates, TorrentTrackers, TrackerOf,
 };
 pub use ecs_torrent_components::tracker::Tracker;
 pub use ecs_torrent_engine::schedule::{Tick, TickSet};
 pub use ecs_torrent_protocol::time::Timestamp;
-pub use ecs_torrent_systems::TorrentPlugins;
+pub use ecs_torrent_systems::picking::Picker;
+pub use ecs_torrent_systems::picking::rarity::NORMAL_PRIORITY;
+pub use ecs_torrent_systems::stop_participants::{AddStopParticipant, StopDuty};
+pub use ecs_torrent_systems::{DecideSet, TorrentPlugins};
 
 pub use crate::id::TorrentId;
 pub use crate::running::Engine;

@@ -1,7 +1,6 @@
 // Closes connections to clients that are blocked by name.
 
 use ecs_torrent::prelude::*;
-use ecs_torrent::systems::DecideSet;
 
 /// Closes each connection to a client whose name begins with one of these.
 #[derive(Resource, Debug, Clone)]

@@ -1,11 +1,7 @@
 // Downloads the first and last pieces of each torrent first. The engine does so for each file of a torrent whose user asks
 // for it (`PieceOrder::ends_first`); this plugin does it for all torrents.
 
-use ecs_torrent::components::random::Random;
-use ecs_torrent::components::torrent::ActivePieces;
 use ecs_torrent::prelude::*;
-use ecs_torrent::systems::picking::Picker;
-use ecs_torrent::systems::picking::rarity::NORMAL_PRIORITY;
 
 /// Gives the first and last `count` pieces of every torrent a higher priority.
 #[derive(Resource, Debug, Clone, Copy)]

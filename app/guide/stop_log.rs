@@ -8,9 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use ecs_torrent::StopPhase;
 use ecs_torrent::prelude::*;
-use ecs_torrent::systems::stop_participants::{AddStopParticipant, StopDuty};
 
 /// Writes the names of stopped torrents to a file. A stop is complete when its line is written, or when the line takes
 /// too long.

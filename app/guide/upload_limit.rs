@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use ecs_torrent::components::peer::{ServeQueue, UploadQueue};
 use ecs_torrent::prelude::*;
 
 /// Sends at most this many bytes per second to each peer.

@@ -447,6 +447,13 @@ impl TorrentState {
     }
 }
 
+/// Shows the name of the state, without resource and reason.
+impl fmt::Display for Lifecycle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.state().fmt(f)
+    }
+}
+
 impl fmt::Display for TorrentState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
@@ -624,6 +631,9 @@ mod tests {
         for state in TorrentState::ALL {
             assert_eq!(state.to_string().parse(), Ok(state));
         }
+        let resource = "disk space".into();
+        let shown = format!("{:>9}", Lifecycle::Blocked { resource });
+        assert_eq!(shown, "  blocked");
         assert!("stopping".parse::<TorrentState>().is_err());
         assert!(SavedState::Stopped.name().parse::<TorrentState>().is_err());
     }

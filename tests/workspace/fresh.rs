@@ -37,7 +37,7 @@ fn the_program_of_the_readme_and_the_guide_compile_in_a_fresh_package() {
             writeln!(library, "pub mod {};", path.file_stem().unwrap().display()).unwrap();
         }
     }
-    assert_eq!(library.lines().count(), 6, "{library}");
+    assert_eq!(library.lines().count(), 7, "{library}");
     std::fs::write(package.path().join("src/lib.rs"), library).unwrap();
     let output = Command::new(env!("CARGO"))
         .args(["check", "--offline", "--quiet"])

@@ -3,9 +3,7 @@
 //! Uses only the public interface of ecs-torrent. The package depends on nothing else. The other modules are the examples
 //! of the plugin guide, `ecs_torrent::guide`.
 
-use ecs_torrent::StopPhase;
 use ecs_torrent::prelude::*;
-use ecs_torrent::systems::stop_participants::{AddStopParticipant, StopDuty};
 
 /// The guide's example of a policy.
 #[path = "../../../app/guide/client_block.rs"]
@@ -19,6 +17,9 @@ pub mod client_stats;
 /// The guide's example of picking.
 #[path = "../../../app/guide/ends_first.rs"]
 pub mod ends_first;
+/// The guide's example of a source of peers.
+#[path = "../../../app/guide/peer_list.rs"]
+pub mod peer_list;
 /// The guide's example of a stop participant.
 #[path = "../../../app/guide/stop_log.rs"]
 pub mod stop_log;
@@ -31,12 +32,10 @@ pub mod upload_limit;
 #[doc = include_str!("../../../README.md")]
 struct Readme;
 
-mod blackboard;
 mod mottos;
 mod run_count;
 mod shelf;
 
-pub use self::blackboard::BlackboardPlugin;
 pub use self::mottos::{MottoPlugin, Mottos};
 pub use self::run_count::{GetRunCount, RunCountPlugin};
 pub use self::shelf::{ShelfPlugin, Shelves};

@@ -5,7 +5,6 @@ use std::str;
 use ecs_torrent::components::peer::{ExtensionRegistry, FlushQueue, Outbox, PeerExtensions};
 use ecs_torrent::prelude::*;
 use ecs_torrent::protocol::wire;
-use ecs_torrent::systems::DecideSet;
 
 /// Name of the extension in handshakes.
 const EXTENSION: &str = "tp_motto";

@@ -4,7 +4,6 @@ use ecs_torrent::components::peer::{PeerExtensions, PeerPieces, Requests, Source
 use ecs_torrent::prelude::*;
 use ecs_torrent::protocol::geometry::BlockRequest;
 use ecs_torrent::protocol::wire::Block;
-use ecs_torrent::systems::DecideSet;
 
 /// Offers the data of a torrent to every download.
 #[derive(Debug, Clone)]

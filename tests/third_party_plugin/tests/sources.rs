@@ -3,20 +3,23 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use ecs_torrent::components::candidates::{CandidateFlags, CandidateSources, Candidates};
+use ecs_torrent::components::candidates::Candidates;
 use ecs_torrent::components::peer::Requests;
 use ecs_torrent::events::Event;
 use ecs_torrent::making::{MakeOptions, Plan};
 use ecs_torrent::prelude::*;
 use ecs_torrent::{EngineBuilder, Source};
-use third_party_plugin::{BlackboardPlugin, ShelfPlugin, Shelves};
+use third_party_plugin::peer_list::PeerListPlugin;
+use third_party_plugin::{ShelfPlugin, Shelves};
 
 fn builder() -> EngineBuilder {
-    let mut settings = Settings::default();
-    settings.session.state_dir = None;
+    Engine::builder().plugins(TorrentPlugins).settings(settings())
+}
+
+fn settings() -> Settings {
+    let mut settings = crate::swarm::settings();
     settings.peers.keep_redundant = true;
-    settings.net.listen = vec![(Ipv4Addr::LOCALHOST, 0).into()];
-    Engine::builder().plugins(TorrentPlugins).settings(settings)
+    settings
 }
 
 /// A folder with the content of a torrent and an empty folder; removed in the end.
@@ -82,37 +85,44 @@ fn candidates(engine: &Engine) -> Vec<(SocketAddr, &'static str, CandidateFlags)
 
 #[test]
 fn peers_of_a_plugins_source_are_dialed() {
-    let place = Place::new("public", false);
-    let seeder = builder().start().unwrap();
-    let leecher = builder()
-        .plugins(BlackboardPlugin {
-            name: "blackboard",
+    for is_before_the_engines_own in [false, true] {
+        let place = Place::new("public", false);
+        let seeder = builder().start().unwrap();
+        let list = PeerListPlugin {
+            name: "list",
             serves_private: false,
             peers: vec![seeder.local_addresses()[0]],
-        })
-        .start()
-        .unwrap();
-    let mut events = leecher.torrents().subscribe();
-    place.add(&seeder, "there");
-    place.add(&leecher, "here");
-    while !matches!(events.next_blocking(), Some(Event::Completed(_)) | None) {}
-    let known = candidates(&leecher);
-    let expected = (seeder.local_addresses()[0], "blackboard", CandidateFlags::SEED);
-    assert!(known.contains(&expected), "{known:?}");
-    assert!(place.downloaded() == place.data);
+        };
+        let builder = match is_before_the_engines_own {
+            true => Engine::builder()
+                .plugins(list)
+                .plugins(TorrentPlugins)
+                .settings(settings()),
+            false => builder().plugins(list),
+        };
+        let leecher = builder.start().unwrap();
+        let mut events = leecher.torrents().subscribe();
+        place.add(&seeder, "there");
+        place.add(&leecher, "here");
+        while !matches!(events.next_blocking(), Some(Event::Completed(_)) | None) {}
+        let known = candidates(&leecher);
+        let expected = (seeder.local_addresses()[0], "list", CandidateFlags::SEED);
+        assert!(known.contains(&expected), "{known:?}");
+        assert!(place.downloaded() == place.data);
+    }
 }
 
 #[test]
 fn a_private_torrent_has_no_peers_of_a_public_source() {
     let place = Place::new("private", true);
     let [open, closed]: [SocketAddr; 2] = [1, 2].map(|port| (Ipv4Addr::LOCALHOST, port).into());
-    let plugin = |name, serves_private, address| BlackboardPlugin {
+    let plugin = |name, serves_private, address| PeerListPlugin {
         name,
         serves_private,
         peers: vec![address],
     };
     let engine = builder()
-        .plugins(plugin("blackboard", false, open))
+        .plugins(plugin("list", false, open))
         .plugins(plugin("office", true, closed))
         .start()
         .unwrap();
