@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Assembly, piece_len};
+use super::{Assembly, piece_count, piece_len};
 use crate::hash::{InfoHash, Sha1Digest, sha1};
 use crate::time::Timestamp;
 
-/// Maximum number of claimed sizes that are fetched at a time: liars cannot fill them with few addresses.
-const MAX_ATTEMPTS: usize = 16;
+/// Maximum number of attempts at a time: liars cannot fill them with few addresses.
+const MAX_ATTEMPTS: usize = 64;
 
-/// The sizes that are fetched at a time make at most this many times [`FetchLimits::max_bytes`].
+/// The sizes of all attempts make at most this many times [`FetchLimits::max_bytes`].
 const MAX_CLAIMS: u64 = 2;
 
 /// Maximum number of pieces of failed attempts that are remembered, to find the peers that sent bad ones.
@@ -20,9 +20,11 @@ const MAX_SUSPECTS: usize = 2048;
 /// Number of timeouts after which a request is late, however many other pieces the peer has sent.
 pub const LATE: u32 = 5;
 
-/// Time after which an attempt gives way to others that wait, and the additional time for each received piece: an attempt
-/// that is faster than 64 KiB/s keeps its place. Both are multiplied by the number of the turn.
+/// Time after which an attempt with all peers of a size, or with one peer, gives way to others that wait, and the
+/// additional time for each received piece: an attempt that is faster than 64 KiB/s keeps its place. All are multiplied by
+/// the number of the turn.
 const TURN: Duration = Duration::from_secs(10);
+const TURN_OF_ONE: Duration = Duration::from_secs(3);
 const TURN_PER_PIECE: Duration = Duration::from_millis(250);
 
 /// Limits of a fetch.
@@ -56,8 +58,8 @@ impl Default for FetchLimits {
 /// Peers may claim different sizes, so that there is an assembly for each of some sizes at a time; those that most peers
 /// claim come first. An attempt that takes long gives way to a size that waits, and its peers wait until all others had
 /// a turn. A dictionary with the wrong hash from one peer alone shows that this peer lies. One from several peers is
-/// fetched again from one peer alone, in turns, and once the right bytes are known, they show which peers sent wrong
-/// ones.
+/// fetched again from each peer alone: from as many at a time as the memory allows, the fastest first, the others in
+/// turns. Once the right bytes are known, they show which peers sent wrong ones.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -78,6 +80,8 @@ pub struct Fetch<P> {
     limits: FetchLimits,
     sources: Vec<Source<P>>,
     attempts: Vec<Attempt<P>>,
+    /// The sizes at which an attempt with several peers has failed: the dictionary must come from one peer alone.
+    exclusive: Vec<u32>,
     suspects: Vec<Suspect<P>>,
     /// The dictionary is complete, so nothing more is requested.
     is_complete: bool,
@@ -93,6 +97,8 @@ struct Source<P> {
     progressed: Timestamp,
     /// The peer is asked for nothing until then.
     rests_until: Timestamp,
+    /// Time that the peer took to answer the last request it answered.
+    pace: Option<Duration>,
     /// Number of turns that the peer has used up without a dictionary, and of sizes that it no longer claims.
     spent_turns: u32,
 }
@@ -111,19 +117,27 @@ struct Attempt<P> {
     /// When the present turn began, and the number of the turn.
     begun: Timestamp,
     turn_number: u32,
-    /// An attempt with several peers has failed: the dictionary must come from one peer alone. That peer, and when its
-    /// turn ends.
-    turn: Turn<P>,
+    asked: Asked<P>,
 }
 
 /// The peers that an attempt asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Turn<P> {
+enum Asked<P> {
     /// All that claim the size.
     Everyone,
-    /// One after the other; nobody has its turn now.
-    Nobody,
     One(P),
+}
+
+/// An attempt that could begin.
+#[derive(Debug, Clone, Copy)]
+struct Next<P> {
+    size: u32,
+    asked: Asked<P>,
+    /// Number of other attempts at the size that come first.
+    rank: usize,
+    spent_turns: u32,
+    /// Number of peers that claim the size.
+    claims: usize,
 }
 
 /// A piece of a dictionary with the wrong hash.
@@ -169,7 +183,20 @@ impl FetchLimits {
 impl<P: Copy + Eq> Attempt<P> {
     /// Returns when the attempt has to give way to others.
     fn ends(&self) -> Timestamp {
-        self.begun + (TURN + TURN_PER_PIECE * self.assembly.received()) * self.turn_number
+        let turn = match self.asked {
+            Asked::Everyone => TURN,
+            Asked::One(_) => TURN_OF_ONE,
+        };
+        let turn = turn + TURN_PER_PIECE * self.assembly.received();
+        self.begun + turn.saturating_mul(self.turn_number)
+    }
+
+    /// Whether the attempt asks a peer.
+    fn asks(&self, source: &Source<P>) -> bool {
+        match self.asked {
+            Asked::Everyone => source.size == self.assembly.size(),
+            Asked::One(peer) => source.peer == peer,
+        }
     }
 }
 
@@ -191,6 +218,7 @@ impl<P: Copy + Eq> Fetch<P> {
             limits,
             sources: Vec::new(),
             attempts: Vec::new(),
+            exclusive: Vec::new(),
             suspects: Vec::new(),
             is_complete: false,
         }
@@ -214,6 +242,7 @@ impl<P: Copy + Eq> Fetch<P> {
                 outstanding: Vec::new(),
                 progressed: Timestamp::ZERO,
                 rests_until: Timestamp::ZERO,
+                pace: None,
                 spent_turns,
             });
         }
@@ -238,7 +267,10 @@ impl<P: Copy + Eq> Fetch<P> {
     pub fn progress(&self) -> Option<(u32, u32)> {
         let attempts = self.attempts.iter().map(|attempt| &attempt.assembly);
         let nearest = attempts.min_by_key(|assembly| (assembly.missing_count(), assembly.size()));
-        nearest.map(|assembly| (assembly.received(), assembly.piece_count()))
+        let waiting = || self.exclusive.iter().min().map(|size| (0, piece_count(*size)));
+        nearest
+            .map(|assembly| (assembly.received(), assembly.piece_count()))
+            .or_else(waiting)
     }
 
     /// Returns the requests to send now, each with its peer, and records them as sent. Also handles requests that timed
@@ -248,7 +280,8 @@ impl<P: Copy + Eq> Fetch<P> {
             return Vec::new();
         }
         self.expire(now);
-        self.choose_sizes(now);
+        self.end_idle_turns(now);
+        self.begin_attempts(now);
         let mut requests = Vec::new();
         for index in 0..self.attempts.len() {
             self.request_for(index, now, &mut requests);
@@ -283,7 +316,8 @@ impl<P: Copy + Eq> Fetch<P> {
         let Some(at) = source.outstanding.iter().position(|request| request.piece == piece) else {
             return Outcome::Unsolicited;
         };
-        source.outstanding.swap_remove(at);
+        let request = source.outstanding.swap_remove(at);
+        source.pace = Some(now.since(request.at));
         // A late answer shows that the peer answers.
         (source.progressed, source.rests_until) = (now, Timestamp::ZERO);
         let size = source.size;
@@ -291,18 +325,12 @@ impl<P: Copy + Eq> Fetch<P> {
             self.remove_source(peer);
             return Outcome::Contradiction;
         }
-        let Some(index) = self.attempts.iter().position(|attempt| attempt.assembly.size() == size) else {
+        let asks = |attempt: &Attempt<P>| attempt.asks(source);
+        let Some(index) = self.attempts.iter().position(asks) else {
             return Outcome::Kept;
         };
         let attempt = &mut self.attempts[index];
-        let may_add = match attempt.turn {
-            Turn::Everyone => true,
-            Turn::Nobody => false,
-            Turn::One(sender) => sender == peer,
-        };
-        if may_add {
-            attempt.assembly.add(piece, data, peer);
-        }
+        attempt.assembly.add(piece, data, peer);
         if attempt.assembly.is_complete() {
             return self.check_hash(index);
         }
@@ -340,29 +368,83 @@ impl<P: Copy + Eq> Fetch<P> {
         }
     }
 
-    /// Begins attempts for the sizes that most peers claim, while there are places. Sizes whose peers have all had a turn
-    /// come last.
-    fn choose_sizes(&mut self, now: Timestamp) {
-        let mut sizes: Vec<(u32, usize, u32)> = Vec::new();
-        for source in &self.sources {
-            match sizes.iter_mut().find(|(.., size)| *size == source.size) {
-                Some((spent_turns, count, _)) => {
-                    *spent_turns = source.spent_turns.min(*spent_turns);
-                    *count += 1;
+    /// Ends the turns of single peers that rest. Their places go to others.
+    fn end_idle_turns(&mut self, now: Timestamp) {
+        let Self {
+            sources,
+            attempts,
+            limits,
+            ..
+        } = self;
+        attempts.retain(|attempt| {
+            let Asked::One(peer) = attempt.asked else {
+                return true;
+            };
+            let asked = sources.iter_mut().find(|source| source.peer == peer);
+            asked.is_some_and(|source| {
+                let is_ready = source.rests_until <= now;
+                if !is_ready {
+                    source.end_turn(now + limits.rest);
                 }
-                None => sizes.push((source.spent_turns, 1, source.size)),
-            }
-        }
-        sizes.retain(|(.., size)| {
-            let is_begun = self.attempts.iter().any(|attempt| attempt.assembly.size() == *size);
-            !is_begun && self.is_ready(*size, now)
+                is_ready
+            })
         });
-        sizes.sort_by_key(|(spent_turns, count, size)| (*spent_turns, std::cmp::Reverse(*count), *size));
-        for (spent_turns, _, size) in sizes {
-            if self.make_place(size, now) {
-                self.begin(size, spent_turns, now);
+    }
+
+    /// Begins attempts while there are places.
+    fn begin_attempts(&mut self, now: Timestamp) {
+        let mut waiting = self.waiting(now);
+        // Each size has a place before any has two.
+        waiting.sort_by_key(|next| (next.rank, next.spent_turns, std::cmp::Reverse(next.claims), next.size));
+        for next in waiting {
+            if self.make_place(&next, now) {
+                self.begin(&next, now);
             }
         }
+    }
+
+    /// Returns the attempts that could begin: one for each size with peers that can be asked, or one for each such peer
+    /// where the dictionary must come from one peer alone.
+    fn waiting(&self, now: Timestamp) -> Vec<Next<P>> {
+        let mut sizes: Vec<u32> = self.sources.iter().map(|source| source.size).collect();
+        sizes.sort_unstable();
+        let mut waiting = Vec::new();
+        for of_size in sizes.chunk_by(|a, b| a == b) {
+            let (size, claims) = (of_size[0], of_size.len());
+            let begun = self.attempts.iter().filter(|attempt| attempt.assembly.size() == size);
+            let begun_count = begun.clone().count();
+            let claiming = self.sources.iter().filter(|source| source.size == size);
+            if !self.exclusive.contains(&size) {
+                if begun_count == 0 && self.is_ready(size, now) {
+                    let spent_turns = claiming.map(|source| source.spent_turns).min().unwrap_or(0);
+                    let (asked, rank) = (Asked::Everyone, 0);
+                    waiting.push(Next {
+                        size,
+                        asked,
+                        rank,
+                        spent_turns,
+                        claims,
+                    });
+                }
+                continue;
+            }
+            let is_idle = |source: &&Source<P>| begun.clone().all(|attempt| attempt.asked != Asked::One(source.peer));
+            let mut idle: Vec<_> = claiming
+                .filter(|source| source.rests_until <= now)
+                .filter(is_idle)
+                .collect();
+            // A peer without an answer yet comes between fast peers and slow ones.
+            let unknown = self.limits.timeout / 2;
+            idle.sort_by_key(|source| (source.spent_turns, source.pace.unwrap_or(unknown)));
+            waiting.extend(idle.into_iter().enumerate().map(|(place, source)| Next {
+                size,
+                asked: Asked::One(source.peer),
+                rank: begun_count + place,
+                spent_turns: source.spent_turns,
+                claims,
+            }));
+        }
+        waiting
     }
 
     /// Returns whether a peer that claims the size can be asked, or has outstanding requests.
@@ -371,51 +453,43 @@ impl<P: Copy + Eq> Fetch<P> {
         of_size.any(|source| source.rests_until <= now || source.outstanding.iter().any(|request| !request.is_late))
     }
 
-    /// Ends attempts with nobody left to ask, and those whose time is over, until one at `size` has a place. Returns
+    /// Ends attempts with nobody left to ask, and those whose time is over, until the next one has a place. Returns
     /// whether it has one.
-    fn make_place(&mut self, size: u32, now: Timestamp) -> bool {
+    fn make_place(&mut self, next: &Next<P>, now: Timestamp) -> bool {
         loop {
-            let claimed: u64 = self
-                .attempts
-                .iter()
-                .map(|attempt| u64::from(attempt.assembly.size()))
-                .sum();
-            let max_claimed = MAX_CLAIMS * u64::from(self.limits.max_bytes);
-            if self.attempts.len() < MAX_ATTEMPTS && claimed + u64::from(size) <= max_claimed {
+            let sizes = self.attempts.iter().map(|attempt| u64::from(attempt.assembly.size()));
+            let claimed = sizes.sum::<u64>() + u64::from(next.size);
+            if self.attempts.len() < MAX_ATTEMPTS && claimed <= MAX_CLAIMS * u64::from(self.limits.max_bytes) {
                 return true;
             }
             let is_over = |attempt: &Attempt<P>| attempt.ends() <= now || !self.is_ready(attempt.assembly.size(), now);
             let Some(over) = self.attempts.iter().position(is_over) else {
                 return false;
             };
-            let over = self.attempts.swap_remove(over).assembly.size();
-            for source in self.sources.iter_mut().filter(|source| source.size == over) {
+            let over = self.attempts.swap_remove(over);
+            for source in self.sources.iter_mut().filter(|source| over.asks(source)) {
                 source.end_turn(now + self.limits.rest);
             }
         }
     }
 
-    fn begin(&mut self, size: u32, spent_turns: u32, now: Timestamp) {
-        for source in self.sources.iter_mut().filter(|source| source.size == size) {
+    fn begin(&mut self, next: &Next<P>, now: Timestamp) {
+        let attempt = Attempt {
+            assembly: Assembly::new(next.size),
+            begun: now,
+            turn_number: next.spent_turns.saturating_add(1),
+            asked: next.asked,
+        };
+        for source in self.sources.iter_mut().filter(|source| attempt.asks(source)) {
             source.outstanding.retain(|request| !request.is_late);
         }
-        self.attempts.push(Attempt {
-            assembly: Assembly::new(size),
-            begun: now,
-            turn_number: spent_turns.saturating_add(1),
-            turn: Turn::Everyone,
-        });
+        self.attempts.push(attempt);
     }
 
     fn request_for(&mut self, index: usize, now: Timestamp, requests: &mut Vec<(P, u32)>) {
-        self.take_turns(index, now);
-        let Attempt { assembly, turn, .. } = &self.attempts[index];
-        let size = assembly.size();
-        let takes_part = |source: &Source<P>| match turn {
-            Turn::Everyone => source.size == size,
-            Turn::Nobody => false,
-            Turn::One(peer) => source.peer == *peer,
-        };
+        let attempt = &self.attempts[index];
+        let assembly = &attempt.assembly;
+        let takes_part = |source: &Source<P>| attempt.asks(source);
         let mut is_requested = vec![false; assembly.piece_count() as usize];
         let sources = self.sources.iter().filter(|source| takes_part(source));
         for request in sources
@@ -451,38 +525,6 @@ impl<P: Copy + Eq> Fetch<P> {
         }
     }
 
-    /// Gives the turn of an exclusive attempt to the next peer if the present one is gone, rests, or takes too long
-    /// while others wait. The peers that have had the fewest turns are next.
-    fn take_turns(&mut self, index: usize, now: Timestamp) {
-        let attempt = &mut self.attempts[index];
-        let size = attempt.assembly.size();
-        let is_ready = |source: &Source<P>| source.size == size && source.rests_until <= now;
-        let holder = match attempt.turn {
-            Turn::Everyone => return,
-            Turn::Nobody => None,
-            Turn::One(peer) => Some(peer),
-        };
-        if let Some(peer) = holder {
-            let ready = || self.sources.iter().filter(|source| is_ready(source));
-            let is_alone = ready().all(|source| source.peer == peer);
-            if ready().any(|source| source.peer == peer) && (attempt.ends() > now || is_alone) {
-                return;
-            }
-            attempt.assembly.clear();
-            for source in self.sources.iter_mut().filter(|source| source.peer == peer) {
-                source.end_turn(now + self.limits.rest);
-            }
-        }
-        let ready = self.sources.iter_mut().filter(|source| is_ready(source));
-        let next = ready.min_by_key(|source| source.spent_turns);
-        attempt.begun = now;
-        attempt.turn = next.map_or(Turn::Nobody, |source| {
-            source.outstanding.clear();
-            attempt.turn_number = source.spent_turns.saturating_add(1);
-            Turn::One(source.peer)
-        });
-    }
-
     /// Compares the hash of a complete assembly.
     fn check_hash(&mut self, index: usize) -> Outcome<P> {
         let attempt = &mut self.attempts[index];
@@ -508,16 +550,14 @@ impl<P: Copy + Eq> Fetch<P> {
             .iter()
             .map(|(piece, data, peer)| (piece, sha1([&data[..]]), *peer))
             .collect();
-        attempt.assembly.clear();
         let first = senders[0].2;
         if senders.iter().all(|(.., peer)| *peer == first) {
-            if attempt.turn != Turn::Everyone {
-                attempt.turn = Turn::Nobody;
-            }
+            attempt.assembly.clear();
             self.remove_source(first);
             return Outcome::Failed { liars: vec![first] };
         }
-        attempt.turn = Turn::Nobody;
+        let size = self.attempts.swap_remove(index).assembly.size();
+        self.exclusive.push(size);
         for (piece, digest, peer) in senders {
             if self.suspects.len() < MAX_SUSPECTS {
                 self.suspects.push(Suspect { peer, piece, digest });
@@ -526,12 +566,15 @@ impl<P: Copy + Eq> Fetch<P> {
         Outcome::Failed { liars: Vec::new() }
     }
 
-    /// Drops attempts at sizes that no peer claims any more, unless they hold something.
+    /// Drops attempts without peers, unless they hold something that others may complete.
     fn forget_unclaimed(&mut self) {
         let sources = &self.sources;
         self.attempts.retain(|attempt| {
-            attempt.assembly.received() > 0 || sources.iter().any(|source| source.size == attempt.assembly.size())
+            let is_shared = attempt.asked == Asked::Everyone;
+            is_shared && attempt.assembly.received() > 0 || sources.iter().any(|source| attempt.asks(source))
         });
+        self.exclusive
+            .retain(|size| sources.iter().any(|source| source.size == *size));
     }
 }
 

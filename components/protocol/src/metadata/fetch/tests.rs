@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::metadata::{PIECE_LEN, piece_count};
+use crate::metadata::PIECE_LEN;
 
 /// A peer of a simulated fetch.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -247,6 +247,19 @@ fn every_peer_gets_its_turn() {
     let (done, liars) = run(&info, &kinds);
     assert!(done.is_some_and(|done| done <= at(90_000)), "{done:?}");
     assert!(!liars.contains(&2));
+}
+
+/// Sixty peers send wrong bytes, each piece just in time. The honest peer is asked at once all the same, not after them.
+#[test]
+fn slow_liars_of_the_right_size_do_not_delay_an_honest_peer() {
+    let mut kinds = vec![Kind::Stalls(0); 60];
+    kinds.push(Kind::Honest);
+    // All attempts fit into the memory, or sixteen at a time.
+    for (bytes, most) in [(100_000, 5000), (2 << 20, 30_000)] {
+        let (done, liars) = run(&info(bytes), &kinds);
+        assert!(done.is_some_and(|done| done <= at(most)), "{bytes} bytes: {done:?}");
+        assert!(!liars.contains(&60));
+    }
 }
 
 fn kinds() -> impl Strategy<Value = Kind> {
