@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use ecs_torrent_protocol::prefix::{is_local, is_unicast, unwrapped};
+
 /// Networks, the most private first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Scope {
@@ -16,29 +18,29 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// Returns the network of an address. An unspecified address stands for this machine.
+    /// Returns the network of an address. An unspecified address stands for this machine, an IPv6 address that leads to
+    /// an IPv4 address for that one.
     #[must_use]
     pub fn of(ip: IpAddr) -> Self {
-        match ip.to_canonical() {
+        match unwrapped(ip) {
+            ip if !is_local(ip) => Self::Global,
             IpAddr::V4(ip) if ip.is_loopback() || ip.octets()[0] == 0 => Self::Loopback,
             IpAddr::V4(ip) if ip.is_link_local() => Self::LinkLocal,
-            // RFC 1918, and RFC 6598: carriers' internal addresses.
-            IpAddr::V4(ip) if ip.is_private() || (ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64) => {
-                Self::Private
-            }
             IpAddr::V6(ip) if ip.is_loopback() || ip.is_unspecified() => Self::Loopback,
             IpAddr::V6(ip) if ip.is_unicast_link_local() => Self::LinkLocal,
-            IpAddr::V6(ip) if ip.is_unique_local() => Self::Private,
-            _ => Self::Global,
+            _ => Self::Private,
         }
     }
 
-    /// Whether a request that began in this scope may go on to `ip`, and whether a host in this scope may name `ip`. It may not enter a more private scope, and may
-    /// reach the local link only from the local link.
+    /// Whether a request that began in this scope may go on to `ip`, and whether a host in this scope may name `ip`. It may
+    /// not enter a more private scope, may reach the local link only from the local link, and may reach no group of hosts:
+    /// multicast and broadcast.
     #[must_use]
     pub fn may_reach(self, ip: IpAddr) -> bool {
         let target = Self::of(ip);
-        target >= self && (target != Self::LinkLocal || self == Self::LinkLocal)
+        (is_unicast(ip) || target == Self::Loopback)
+            && target >= self
+            && (target != Self::LinkLocal || self == Self::LinkLocal)
     }
 }
 
@@ -70,6 +72,14 @@ mod tests {
         let reach = |scope: Scope, ip: &str| scope.may_reach(ip.parse().unwrap());
         assert!(reach(Scope::Global, "8.8.8.8") && !reach(Scope::Global, "10.0.0.1"));
         assert!(!reach(Scope::Global, "127.0.0.1") && !reach(Scope::Private, "169.254.169.254"));
+        assert!(!reach(Scope::Global, "64:ff9b::7f00:1") && !reach(Scope::Private, "2002:7f00::"));
+        for group in ["224.0.0.1", "240.0.0.1", "255.255.255.255", "ff02::1"] {
+            assert!(
+                !reach(Scope::Global, group) && !reach(Scope::Loopback, group),
+                "{group}"
+            );
+        }
+        assert!(reach(Scope::Loopback, "0.0.0.0") && !reach(Scope::Global, "0.0.0.0"));
         assert!(reach(Scope::Loopback, "127.0.0.1") && reach(Scope::Loopback, "8.8.8.8"));
         assert!(!reach(Scope::Loopback, "169.254.169.254") && reach(Scope::LinkLocal, "169.254.0.1"));
     }

@@ -32,18 +32,46 @@ pub fn subnet(ip: IpAddr) -> IpAddr {
     }
 }
 
-/// Whether an address belongs to a local network: loopback, private, link-local, or shared by a provider's customers
-/// (RFC 6598).
+/// Whether an address belongs to this machine or to a local network: loopback, "this network", private, link-local, or
+/// shared by a provider's customers (RFC 6598). An IPv6 address that leads to such an IPv4 address is local too.
 #[must_use]
 pub fn is_local(ip: IpAddr) -> bool {
-    match ip.to_canonical() {
+    match unwrapped(ip) {
         IpAddr::V4(v4) => {
             let [a, b, ..] = v4.octets();
             let is_shared = a == 100 && (64..128).contains(&b);
-            v4.is_loopback() || v4.is_private() || v4.is_link_local() || is_shared
+            a == 0 || v4.is_loopback() || v4.is_private() || v4.is_link_local() || is_shared
         }
-        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
+        IpAddr::V6(v6) => v6.is_unspecified() || v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
     }
+}
+
+/// Whether an address can be that of one host, to which connections and datagrams can be sent: neither unspecified nor
+/// multicast, broadcast, or reserved (RFC 1112, 240.0.0.0/4).
+#[must_use]
+pub fn is_unicast(ip: IpAddr) -> bool {
+    match unwrapped(ip) {
+        IpAddr::V4(v4) => (1..224).contains(&v4.octets()[0]),
+        IpAddr::V6(v6) => !v6.is_unspecified() && !v6.is_multicast(),
+    }
+}
+
+/// Returns the IPv4 address to which an IPv6 address leads: by its notation (`::ffff:0:0/96`, `::/96`), through a NAT64
+/// gateway (`64:ff9b::/96`, and RFC 8215), or through a 6to4 relay (`2002::/16`). Returns other addresses unchanged.
+#[must_use]
+pub fn unwrapped(ip: IpAddr) -> IpAddr {
+    let IpAddr::V6(v6) = ip.to_canonical() else {
+        return ip.to_canonical();
+    };
+    let [a, b, c, d, e, f, ..] = v6.segments();
+    let bits = v6.to_bits();
+    let embedded = match [a, b, c, d, e, f] {
+        [0, 0, 0, 0, 0, 0] if bits > 1 => bits,
+        [0x64, 0xff9b, 0, 0, 0, 0] | [0x64, 0xff9b, 1, ..] => bits,
+        [0x2002, ..] => bits >> 80,
+        _ => return ip,
+    };
+    IpAddr::from((embedded as u32).to_be_bytes())
 }
 
 fn masked(v6: Ipv6Addr, bits: u32) -> IpAddr {
@@ -83,10 +111,64 @@ mod tests {
             ("100.64.0.1", "100.64.0.2"),
             ("fe80::1", "fe80::2"),
             ("fd00::1", "fd00::2"),
+            ("0.0.0.1", "0.0.0.2"),
+            ("64:ff9b::10.0.0.1", "64:ff9b::10.0.0.2"),
         ] {
             assert!(is_local(ip(one)) && !is_local(ip("9.9.9.9")));
             assert_ne!(subnet(ip(one)), subnet(ip(other)));
             assert_ne!(site(ip(one)), site(ip(other)));
+        }
+    }
+
+    #[test]
+    fn addresses_that_lead_to_ipv4_count_as_it() {
+        for (text, inner) in [
+            ("::ffff:127.0.0.1", "127.0.0.1"),
+            ("::127.0.0.1", "127.0.0.1"),
+            ("64:ff9b::7f00:1", "127.0.0.1"),
+            ("64:ff9b:1::7f00:1", "127.0.0.1"),
+            ("2002:7f00:1::", "127.0.0.1"),
+            ("2002:0a00:1:ffff::9", "10.0.0.1"),
+            ("64:ff9b::8.8.8.8", "8.8.8.8"),
+            ("::1", "::1"),
+            ("::", "::"),
+            ("2a01::7f00:1", "2a01::7f00:1"),
+            ("9.9.9.9", "9.9.9.9"),
+        ] {
+            assert_eq!(unwrapped(ip(text)), ip(inner), "{text}");
+            assert_eq!(is_local(ip(text)), is_local(ip(inner)), "{text}");
+        }
+        assert!(is_local(ip("2002:7f00::")) && !is_local(ip("64:ff9b::8.8.8.8")));
+    }
+
+    #[test]
+    fn a_host_has_a_unicast_address() {
+        for text in [
+            "9.9.9.9",
+            "127.0.0.1",
+            "223.255.255.255",
+            "::1",
+            "fe80::1",
+            "2a01::1",
+            "64:ff9b::8.8.8.8",
+        ] {
+            assert!(is_unicast(ip(text)), "{text}");
+        }
+        for text in [
+            "0.0.0.0",
+            "0.1.2.3",
+            "224.0.0.1",
+            "239.192.152.143",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "ff02::1",
+            "::ffff:224.0.0.1",
+            "64:ff9b::e000:1",
+            "2002:ffff:ffff::1",
+            "::2",
+        ] {
+            assert!(!is_unicast(ip(text)), "{text}");
         }
     }
 }

@@ -18,6 +18,7 @@ use ecs_torrent_components::scope::Scope;
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{Lifecycle, Torrent, TorrentIndex, TorrentPeers};
 use ecs_torrent_engine::ports::net::LocalAddresses;
+use ecs_torrent_protocol::prefix::is_unicast;
 use ecs_torrent_protocol::priority::peer_priority;
 
 use super::{DialQueue, Dialer};
@@ -178,7 +179,8 @@ impl CandidateRules<'_> {
         }
         // Fault 30: trackers also return our own address.
         source == CandidateSource::USER
-            || !self.local.0.contains(&address)
+            || is_unicast(address.ip())
+                && !self.local.0.contains(&address)
                 && self.may_name(source, found.informant, address.ip())
                 && self.has_room_for(address, candidates)
     }

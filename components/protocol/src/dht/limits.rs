@@ -44,6 +44,12 @@ impl Budget {
         }
     }
 
+    /// A budget of bytes, of which those of three seconds can be spent at once.
+    #[must_use]
+    pub fn of_bytes(per_second: u32, now: Timestamp) -> Self {
+        Self::new(per_second, per_second.saturating_mul(3), now)
+    }
+
     /// Takes `amount` units, if there are as many.
     pub fn take(&mut self, amount: usize, now: Timestamp) -> bool {
         let is_enough = self.has(amount, now);

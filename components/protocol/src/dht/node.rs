@@ -20,7 +20,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
-use self::answering::{SpareBytes, VerifiedHosts};
+use self::answering::{AnswerBudgets, SpareBytes, VerifiedHosts};
 use self::external::ExternalVotes;
 use self::maintaining::Maintenance;
 pub use self::pending::SearchId;
@@ -36,6 +36,7 @@ use super::peers::{PeerLimits, PeerStore};
 use super::table::{Table, TableStats};
 use super::token::Tokens;
 use crate::compact::Family;
+use crate::prefix::is_unicast;
 use crate::time::Timestamp;
 
 /// `v` of our messages: the client's letters and version (BEP 5, BEP 20).
@@ -64,7 +65,8 @@ pub struct NodeSettings {
     pub queries_to_host_per_s: u32,
     /// Maximum number of hosts whose queries are counted, in each direction.
     pub max_hosts: usize,
-    /// Bytes per second of all answers.
+    /// Bytes per second of all answers: a quarter is for hosts that have proved their address, a sixteenth for answers to
+    /// pings, and the rest for all.
     pub answer_bytes_per_s: u32,
     /// How many times larger than its question an answer may be, if the address of the question has not proved to receive
     /// datagrams.
@@ -237,7 +239,7 @@ pub struct Node {
     tokens: Tokens,
     items: ItemStore,
     host_limit: AddressLimit,
-    answers: Budget,
+    answers: AnswerBudgets,
     /// For answers to unverified addresses that are much larger than their questions.
     large_answers: Budget,
     queries: Budget,
@@ -266,18 +268,13 @@ impl Node {
             round_trips: RoundTrips::default(),
             maintenance: Maintenance::new(now),
         });
-        let burst = |per_second: u32| per_second.saturating_mul(3);
         Self {
             tokens: Tokens::new(now, &mut rng),
             items: ItemStore::new(settings.max_items),
             host_limit: AddressLimit::new(settings.host_queries_per_s, settings.host_burst, settings.max_hosts),
-            answers: Budget::new(settings.answer_bytes_per_s, burst(settings.answer_bytes_per_s), now),
-            large_answers: Budget::new(
-                settings.large_answer_bytes_per_s,
-                burst(settings.large_answer_bytes_per_s),
-                now,
-            ),
-            queries: Budget::new(settings.query_bytes_per_s, burst(settings.query_bytes_per_s), now),
+            answers: AnswerBudgets::new(settings.answer_bytes_per_s, now),
+            large_answers: Budget::of_bytes(settings.large_answer_bytes_per_s, now),
+            queries: Budget::of_bytes(settings.query_bytes_per_s, now),
             queried_hosts: AddressLimit::new(
                 settings.queries_to_host_per_s,
                 settings.host_query_burst(),
@@ -343,7 +340,7 @@ impl Node {
         let from = SocketAddr::new(from.ip().to_canonical(), from.port());
         self.counters.datagrams_received += 1;
         self.counters.bytes_received += datagram.len() as u64;
-        if from.port() == 0 || !self.part(Family::of(from.ip())).is_enabled {
+        if from.port() == 0 || !is_unicast(from.ip()) || !self.part(Family::of(from.ip())).is_enabled {
             return;
         }
         let Ok(packet) = Packet::parse(datagram) else {

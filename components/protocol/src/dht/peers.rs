@@ -1,6 +1,6 @@
 //! The peers that other hosts have announced to us (BEP 5, BEP 33, BEP 51), of one address family.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -10,7 +10,6 @@ use rand::seq::IteratorRandom;
 use super::bloom::BloomFilter;
 use super::id::NodeId;
 use crate::prefix::site;
-use crate::tally::Tally;
 use crate::time::Timestamp;
 
 /// Time after which an announced peer is forgotten. Clients announce every 15 to 30 minutes.
@@ -48,6 +47,51 @@ struct StoredPeer {
     stored: Timestamp,
 }
 
+/// A stored peer: when it was stored, its torrent, and its address.
+type Place = (Timestamp, NodeId, IpAddr);
+
+/// The places that each host has taken.
+#[derive(Debug, Clone, Default)]
+struct Hosts {
+    places: BTreeMap<IpAddr, BTreeSet<Place>>,
+    /// The hosts by the number of their places.
+    by_count: BTreeSet<(usize, IpAddr)>,
+}
+
+impl Hosts {
+    fn count(&self, ip: IpAddr) -> usize {
+        self.places.get(&site(ip)).map_or(0, BTreeSet::len)
+    }
+
+    fn add(&mut self, place: Place) {
+        self.change(place.2, |places| places.insert(place));
+    }
+
+    fn remove(&mut self, place: &Place) {
+        self.change(place.2, |places| places.remove(place));
+    }
+
+    fn change(&mut self, ip: IpAddr, change: impl FnOnce(&mut BTreeSet<Place>) -> bool) {
+        let host = site(ip);
+        let places = self.places.entry(host).or_default();
+        let before = places.len();
+        change(places);
+        let after = places.len();
+        self.by_count.remove(&(before, host));
+        match after {
+            0 => drop(self.places.remove(&host)),
+            _ => drop(self.by_count.insert((after, host))),
+        }
+    }
+
+    /// Returns the oldest place of the host with most places, and their number.
+    fn greatest(&self) -> Option<(usize, Place)> {
+        let (count, host) = self.by_count.last()?;
+        let oldest = self.places.get(host)?.first()?;
+        Some((*count, *oldest))
+    }
+}
+
 #[derive(Debug, Clone, Default)]
 struct Samples {
     hashes: Vec<u8>,
@@ -59,8 +103,7 @@ struct Samples {
 pub struct PeerStore {
     limits: PeerLimits,
     torrents: BTreeMap<NodeId, Vec<StoredPeer>>,
-    /// Places that each host has taken.
-    hosts: Tally<IpAddr>,
+    hosts: Hosts,
     peer_count: usize,
     samples: Samples,
 }
@@ -72,7 +115,7 @@ impl PeerStore {
         Self {
             limits,
             torrents: BTreeMap::new(),
-            hosts: Tally::default(),
+            hosts: Hosts::default(),
             peer_count: 0,
             samples: Samples::default(),
         }
@@ -85,16 +128,16 @@ impl PeerStore {
         if peers.is_some_and(|peers| peers.iter().any(|peer| peer.address.ip() == ip)) {
             return true;
         }
-        let taken = self.hosts.of(&site(ip));
-        taken < (self.limits.max_peers / HOST_SHARE).max(1)
-            && self.peer_count < self.limits.max_peers
+        self.hosts.count(ip) < (self.limits.max_peers / HOST_SHARE).max(1)
+            && (self.peer_count < self.limits.max_peers || self.least_needed(info_hash, ip, own_id).is_some())
             && match peers {
                 Some(peers) => peers.len() < self.limits.max_peers_per_torrent,
                 None => self.torrents.len() < self.limits.max_torrents || self.farthest(info_hash, own_id).is_some(),
             }
     }
 
-    /// Stores a peer, or renews it. Its torrent may take the place of the torrent that is farthest from our own id.
+    /// Stores a peer, or renews it. Its torrent may take the place of the torrent that is farthest from our own id. In a full
+    /// store, the peer takes the oldest place of the host that has most, or one of a torrent that is farther from our id.
     ///
     /// # Errors
     /// Returns an error if there is no place.
@@ -113,22 +156,31 @@ impl PeerStore {
             && self.torrents.len() >= self.limits.max_torrents
             && let Some(farthest) = self.farthest(info_hash, own_id)
         {
-            self.remove(farthest);
+            self.remove_torrent(farthest);
+        }
+        let is_known = |peer: &StoredPeer| peer.address.ip() == address.ip();
+        let known = self
+            .torrents
+            .get(&info_hash)
+            .into_iter()
+            .flatten()
+            .find(|peer| is_known(peer));
+        match known.map(|known| (known.stored, info_hash, address.ip())) {
+            Some(earlier) => self.remove(earlier),
+            None if self.peer_count >= self.limits.max_peers => {
+                let evicted = self.least_needed(info_hash, address.ip(), own_id).ok_or(StoreFull)?;
+                self.remove(evicted);
+            }
+            None => {}
         }
         let peer = StoredPeer {
             address,
             is_seed,
             stored: now,
         };
-        let peers = self.torrents.entry(info_hash).or_default();
-        match peers.iter_mut().find(|known| known.address.ip() == address.ip()) {
-            Some(known) => *known = peer,
-            None => {
-                peers.push(peer);
-                self.peer_count += 1;
-                self.hosts.add(site(address.ip()));
-            }
-        }
+        self.torrents.entry(info_hash).or_default().push(peer);
+        self.peer_count += 1;
+        self.hosts.add((now, info_hash, address.ip()));
         Ok(())
     }
 
@@ -191,12 +243,12 @@ impl PeerStore {
             peer_count,
             ..
         } = self;
-        torrents.retain(|_, peers| {
+        torrents.retain(|info_hash, peers| {
             peers.retain(|peer| {
                 let is_kept = now.since(peer.stored) < PEER_LIFETIME;
                 if !is_kept {
                     *peer_count -= 1;
-                    hosts.remove(&site(peer.address.ip()));
+                    hosts.remove(&(peer.stored, *info_hash, peer.address.ip()));
                 }
                 is_kept
             });
@@ -210,10 +262,35 @@ impl PeerStore {
         (farthest.distance(own_id) > info_hash.distance(own_id)).then_some(farthest)
     }
 
-    fn remove(&mut self, info_hash: NodeId) {
+    /// The place that a peer at `ip` may take in a full store: one of a host that has more places than the peer's own, so
+    /// that all hosts end with as many, or else one of a torrent farther from our id.
+    fn least_needed(&self, info_hash: NodeId, ip: IpAddr, own_id: NodeId) -> Option<Place> {
+        let (count, place) = self.hosts.greatest()?;
+        if count > self.hosts.count(ip) + 1 {
+            return Some(place);
+        }
+        let farthest = self.farthest(info_hash, own_id)?;
+        let oldest = self.torrents.get(&farthest)?.iter().min_by_key(|peer| peer.stored)?;
+        Some((oldest.stored, farthest, oldest.address.ip()))
+    }
+
+    fn remove(&mut self, place: Place) {
+        let (_, info_hash, ip) = place;
+        let Some(peers) = self.torrents.get_mut(&info_hash) else {
+            return;
+        };
+        peers.retain(|peer| peer.address.ip() != ip);
+        if peers.is_empty() {
+            self.torrents.remove(&info_hash);
+        }
+        self.peer_count -= 1;
+        self.hosts.remove(&place);
+    }
+
+    fn remove_torrent(&mut self, info_hash: NodeId) {
         for peer in self.torrents.remove(&info_hash).unwrap_or_default() {
             self.peer_count -= 1;
-            self.hosts.remove(&site(peer.address.ip()));
+            self.hosts.remove(&(peer.stored, info_hash, peer.address.ip()));
         }
     }
 }
@@ -264,7 +341,7 @@ mod tests {
         assert_eq!((store.peer_count(), store.torrent_count()), (1, 1));
         store.expire(at(85));
         assert_eq!((store.peer_count(), store.torrent_count()), (0, 0));
-        assert!(store.hosts.is_empty());
+        assert!(store.hosts.places.is_empty() && store.hosts.by_count.is_empty());
     }
 
     /// Peers beyond each bound are refused, and known peers are renewed even then.
@@ -288,6 +365,32 @@ mod tests {
         }
         assert_eq!(store.peer_count(), 160);
         assert!(store.torrent_count() <= 10);
+    }
+
+    /// Sixteen hosts fill the store. The places of newcomers come from them, until all hosts have as many.
+    #[test]
+    fn few_hosts_cannot_keep_all_places() {
+        let mut store = PeerStore::new(PeerLimits {
+            max_torrents: 100,
+            ..LIMITS
+        });
+        for (host, torrent) in (0..16).flat_map(|host| (0..10).map(move |torrent| (host, torrent))) {
+            store.store(hash(torrent), address(host), false, OWN, at(0)).unwrap();
+        }
+        assert_eq!(store.peer_count(), 160);
+        let newcomer = address(1000);
+        // Even for a torrent that is farther from our id than all others.
+        assert!(store.has_place(hash(200), newcomer.ip(), OWN));
+        let stored = (150..200).filter(|n| store.store(hash(*n), newcomer, false, OWN, at(1)).is_ok());
+        assert_eq!(stored.count(), 9);
+        assert_eq!((store.peer_count(), store.hosts.count(newcomer.ip())), (160, 9));
+        // Hosts with as many places as others take none from them, but those of farther torrents.
+        assert!(!store.has_place(hash(200), newcomer.ip(), OWN) && store.has_place(hash(20), newcomer.ip(), OWN));
+        store.store(hash(20), newcomer, false, OWN, at(2)).unwrap();
+        assert_eq!(store.peer_count(), 160);
+        store.expire(at(60));
+        assert!(store.hosts.places.is_empty() && store.hosts.by_count.is_empty());
+        assert_eq!(store.peer_count(), 0);
     }
 
     /// A torrent close to our id takes the place of the farthest one, so a flood of random info-hashes ends.

@@ -12,7 +12,7 @@ use crate::dht::krpc::{
     BLOOM_BYTES, Body, ErrorCode, Filters, Message, Method, Query, Refusal, Reply, Samples, Want, contact_bytes,
     write_contact,
 };
-use crate::dht::limits::max_answer;
+use crate::dht::limits::{Budget, max_answer};
 use crate::dht::table::K;
 use crate::prefix::site;
 use crate::time::Timestamp;
@@ -59,6 +59,36 @@ impl VerifiedHosts {
     fn contains(&self, ip: IpAddr, now: Timestamp) -> bool {
         let host = site(ip);
         self.0.iter().any(|(known, until)| *known == host && now < *until)
+    }
+}
+
+/// Bytes of answers. Hosts that have not proved their address cannot use up all of them.
+#[derive(Debug, Clone)]
+pub(super) struct AnswerBudgets {
+    /// Answers to pings: nodes that ping us keep us in their tables.
+    pings: Budget,
+    /// Answers to verified hosts.
+    verified: Budget,
+    /// Answers to all hosts.
+    all: Budget,
+}
+
+impl AnswerBudgets {
+    pub(super) fn new(bytes_per_s: u32, now: Timestamp) -> Self {
+        let (pings, verified) = (bytes_per_s / 16, bytes_per_s / 4);
+        Self {
+            pings: Budget::of_bytes(pings, now),
+            verified: Budget::of_bytes(verified, now),
+            all: Budget::of_bytes(bytes_per_s - pings - verified, now),
+        }
+    }
+
+    /// Returns the first budget that has anything left for an answer.
+    fn open(&mut self, is_ping: bool, is_verified: bool, now: Timestamp) -> Option<&mut Budget> {
+        let pings = is_ping.then_some(&mut self.pings);
+        let verified = is_verified.then_some(&mut self.verified);
+        let mut budgets = pings.into_iter().chain(verified).chain([&mut self.all]);
+        budgets.find(|budget| budget.has(1, now))
     }
 }
 
@@ -111,7 +141,10 @@ impl Node {
         if self.settings.is_read_only {
             return;
         }
-        if !self.host_limit.allow(from.ip(), now) || !self.answers.has(1, now) {
+        let is_ping = matches!(query.method, Ok(Method::Ping));
+        let is_verified = self.is_verified(from, now) || self.has_token(query, from);
+        let is_allowed = self.host_limit.allow(from.ip(), now);
+        if !is_allowed || self.answers.open(is_ping, is_verified, now).is_none() {
             self.counters.queries_refused += 1;
             return;
         }
@@ -132,7 +165,10 @@ impl Node {
             Ok(Method::Ping) if is_useful && max >= PING_BYTES + shortest(message.transaction) => max - PING_BYTES,
             _ => max,
         };
-        let sent = self.send_answer(message.transaction, answer, max, from, now);
+        let sent = self.send_answer(message.transaction, answer, max, from);
+        if let Some(budget) = self.answers.open(is_ping, is_verified, now) {
+            budget.take_any(sent, now);
+        }
         if is_useful && self.take_ping_bytes(question, sent, from, now) {
             self.ping_unknown(query.id, from, now);
         }
@@ -165,7 +201,6 @@ impl Node {
         answer: Result<Parts, Refusal>,
         max: usize,
         from: SocketAddr,
-        now: Timestamp,
     ) -> usize {
         let id = self.id(Family::of(from.ip()));
         let body = match &answer {
@@ -200,7 +235,6 @@ impl Node {
             // Only with a transaction id near its maximum, or for a question that is no more than its method.
             return 0;
         }
-        self.answers.take_any(len, now);
         self.send(from, datagram);
         len
     }
@@ -398,6 +432,15 @@ impl Node {
         }
         self.verified.insert(from.ip(), now);
         Ok(())
+    }
+
+    /// Whether a query has a token that we gave to its host.
+    fn has_token(&self, query: &Query<'_>, from: SocketAddr) -> bool {
+        match &query.method {
+            Ok(Method::AnnouncePeer { info_hash, token, .. }) => self.tokens.check(token, from.ip(), *info_hash),
+            Ok(Method::Put { token, item }) => self.tokens.check(token, from.ip(), item.target()),
+            _ => false,
+        }
     }
 
     fn is_verified(&self, from: SocketAddr, now: Timestamp) -> bool {

@@ -13,7 +13,7 @@ use crate::dht::items::{Item, Proof, check_sequence};
 use crate::dht::krpc::{ErrorCode, Message, Method, PutItem, Reply, Want};
 use crate::dht::lookup::{Lookup, StorageNode};
 use crate::dht::table::K;
-use crate::prefix::is_local;
+use crate::prefix::{is_local, is_unicast, unwrapped};
 use crate::time::Timestamp;
 
 /// Maximum number of peers that a search reports. The values of a single answer are bounded by its datagram.
@@ -250,10 +250,10 @@ impl Search {
 }
 
 /// Whether a node may name an address: a node of the internet names no hosts of this machine or of a local network, at
-/// which it could otherwise direct our datagrams and connections.
+/// which it could otherwise direct our datagrams and connections. No node names groups of hosts.
 fn may_name(node: SocketAddr, named: SocketAddr) -> bool {
-    let (node, named) = (node.ip(), named.ip());
-    (!named.is_loopback() || node.is_loopback()) && (!is_local(named) || is_local(node))
+    let (node, named) = (unwrapped(node.ip()), unwrapped(named.ip()));
+    is_unicast(named) && (!named.is_loopback() || node.is_loopback()) && (!is_local(named) || is_local(node))
 }
 
 impl Node {

@@ -448,6 +448,31 @@ fn floods_are_cut_off() {
     assert!(stats.pending_queries <= 17 && stats.tables[0].nodes == 0, "{stats:?}");
 }
 
+/// Questions from forged addresses use up their part of the budget. Hosts that have proved their address get answers all
+/// the same, by their token if by nothing else, and so do pings.
+#[test]
+fn a_flood_from_forged_addresses_leaves_answers_for_others() {
+    let mut node = node();
+    fill(&mut node, 8, Family::V4);
+    let known = address("20.1.1.1:6881");
+    let announcer = address("9.1.1.1:5000");
+    let token = token(&mut node, announcer, at(0));
+    for n in 0..2000u32 {
+        let forged = SocketAddr::from(((0x1500_0000 + n * 4096).to_be_bytes(), 1));
+        node.receive(&query(GET_PEERS, true, None), forged, at(10));
+    }
+    while node.next_datagram().is_some() {}
+    let get_peers = query(GET_PEERS, true, None);
+    assert_eq!(ask(&mut node, &get_peers, address("9.3.3.3:5000"), at(11)), None);
+    assert!(ask(&mut node, &get_peers, known, at(11)).is_some());
+    let stored = ask(&mut node, &announce(&token), announcer, at(11)).unwrap();
+    assert_eq!(error_code(&stored), None);
+    let ping = query(Method::Ping, true, None);
+    assert!(ask(&mut node, &ping, address("9.4.4.4:5000"), at(11)).is_some());
+    // All parts together are the whole.
+    assert!(node.stats(at(11)).counters.bytes_sent < 303_000);
+}
+
 /// An answer counts only from the address that was asked, with the id of the question.
 #[test]
 fn forged_answers_are_ignored() {
