@@ -6,6 +6,7 @@ use bevy_ecs::prelude::*;
 use bevy_ecs::relationship::RelationshipTarget;
 use bevy_ecs::system::SystemParam;
 use bytes::Bytes;
+use ecs_torrent_components::candidates::AllowedSources;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{CommandQueue, Reply, SupplyMetadata};
 use ecs_torrent_components::deadlines::Deadlines;
@@ -14,13 +15,13 @@ use ecs_torrent_components::messages::{
 };
 use ecs_torrent_components::peer::{FlushQueue, Outbox, PeerExtensions, Wire};
 use ecs_torrent_components::settings::{MetadataSettings, Settings};
-use ecs_torrent_components::torrent::{Lifecycle, PeerOf, Torrent, TorrentPeers};
+use ecs_torrent_components::torrent::{Content, Lifecycle, PeerOf, Torrent, TorrentPeers};
 use ecs_torrent_components::work_list::{Listed, WorkList};
 use ecs_torrent_protocol::metadata::{Fetch, FetchLimits, METADATA, MetadataMessage, Outcome};
 use ecs_torrent_protocol::time::Timestamp;
 use ecs_torrent_protocol::wire::{Message, WireError};
 
-use super::serving::MetadataServer;
+use super::serving::{MetadataServer, has_piece};
 use crate::blame::{Blame, Culprit};
 
 /// The fetch of a torrent's metadata. It is on a torrent that is [`Lifecycle::FetchingMetadata`].
@@ -139,6 +140,7 @@ pub(super) fn receive_metadata(
     mut received: MessageReader<ExtensionReceived>,
     mut server: ResMut<MetadataServer>,
     mut receiver: Receiver,
+    torrents: Query<(&AllowedSources, Option<&Content>)>,
     mut peers: Query<(&PeerOf, &mut Wire)>,
 ) {
     for ExtensionReceived { peer, payload, .. } in received.read().filter(|message| message.extension == METADATA) {
@@ -146,7 +148,11 @@ pub(super) fn receive_metadata(
             continue;
         };
         let is_expected = match MetadataMessage::read(payload) {
-            Ok(Some(MetadataMessage::Request { piece })) => server.add(*peer, piece),
+            Ok(Some(MetadataMessage::Request { piece })) => {
+                let served = torrents.get(of.0);
+                let is_served = served.is_ok_and(|(allowed, content)| has_piece(allowed, content, piece));
+                server.add(*peer, piece) && is_served
+            }
             Ok(Some(MetadataMessage::Data {
                 piece,
                 total_size,
@@ -268,6 +274,48 @@ pub(super) fn release_sources(
             fetch.fetch.remove_source(source);
             fetch.list(*torrent, &mut queue);
             wakeup.at(clock.now());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ecs_torrent_components::bans::Bans;
+    use ecs_torrent_components::candidates::CandidateSources;
+
+    use super::super::MetadataPlugin;
+    use super::*;
+    use crate::testing::{Bed, content, torrent};
+
+    /// Requests for pieces that a torrent does not serve are bounded like other useless messages; others are not.
+    #[test]
+    fn requests_for_missing_pieces_use_up_the_allowance() {
+        for (has_metadata, piece, is_bounded) in [(true, 0, false), (true, 1, true), (false, 0, true)] {
+            let mut bed = Bed::new(MetadataPlugin);
+            bed.world.init_resource::<Bans>();
+            bed.world.init_resource::<Messages<ExtensionReceived>>();
+            bed.world.init_resource::<CommandQueue<SupplyMetadata>>();
+            let allowed = AllowedSources(CandidateSources::default().serving(false));
+            bed.world.entity_mut(bed.torrent).insert((torrent(), allowed));
+            if has_metadata {
+                bed.world.entity_mut(bed.torrent).insert(content());
+            }
+            let peer = bed.peer();
+            let payload = MetadataMessage::Request { piece }.write();
+            for _ in 0..600 {
+                bed.world.write_message(ExtensionReceived {
+                    peer,
+                    extension: METADATA,
+                    payload: payload.clone(),
+                });
+            }
+            bed.run(receive_metadata);
+            let now = bed.world.resource::<Clock>().now();
+            assert_eq!(
+                !bed.get_mut::<Wire>(peer).changes.take(now),
+                is_bounded,
+                "piece {piece}"
+            );
         }
     }
 }

@@ -86,6 +86,11 @@ fn served<'c>(allowed: &AllowedSources, content: Option<&'c Content>) -> Option<
         .map(|content| &content.0.info_bytes)
 }
 
+/// Whether a torrent serves a piece of its metadata.
+pub(super) fn has_piece(allowed: &AllowedSources, content: Option<&Content>, piece: u32) -> bool {
+    metadata_size(allowed, content).is_some_and(|size| piece < piece_count(size))
+}
+
 /// Answers requests, as fast as each peer reads and the rate for all allows. While the rate does not suffice, the peers
 /// get their pieces in turns.
 pub(super) fn serve_metadata(

@@ -77,6 +77,11 @@ pub(super) fn versions(info: &Fields<'_>) -> Result<(bool, bool), MetainfoError>
     }
 }
 
+/// Whether a torrent is private by the value of its key (BEP 27): any integer but zero, as libtorrent reads it.
+fn is_private(value: Option<Value<'_>>) -> bool {
+    value.and_then(Value::as_int).is_some_and(|value| value != 0)
+}
+
 impl Info {
     pub(super) fn parse(
         info: &Fields<'_>,
@@ -116,7 +121,7 @@ impl Info {
             geometry,
             pieces: PieceHashes(info_bytes.slice_ref(hashes)),
             files,
-            private: info.get("private").and_then(Value::as_int) == Some(1),
+            private: is_private(info.get("private")),
         })
     }
 }

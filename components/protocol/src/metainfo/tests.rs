@@ -54,6 +54,23 @@ fn reads_a_single_file_torrent() {
     assert_eq!(torrent.hashes, InfoHashes::of(info_bytes.as_bytes(), true, false));
 }
 
+/// Any integer but zero, as libtorrent reads it.
+#[test]
+fn every_integer_but_zero_makes_a_torrent_private() {
+    let middle = single("i20000e", "i16384e", 2);
+    for (value, expected) in [
+        ("i1e", true),
+        ("i2e", true),
+        ("i-1e", true),
+        ("i0e", false),
+        ("1:1", false),
+        ("le", false),
+    ] {
+        let torrent = parse(&format!("d4:infod{middle}7:private{value}ee")).unwrap();
+        assert_eq!(torrent.info.private, expected, "{value}");
+    }
+}
+
 /// BEP 12: the list overrides the single URL; unsupported and repeated URLs are dropped.
 #[test]
 fn trackers_come_from_the_list_once_each() {
