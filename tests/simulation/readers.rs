@@ -37,7 +37,20 @@ impl Bed {
     }
 
     fn with(seed: u64, content: Content, uplinks: &[u64], readers: ReaderSettings) -> Self {
-        let mut sim = Simulation::new(seed, LATENCY);
+        Self::over(Simulation::new(seed, LATENCY), content, uplinks, readers)
+    }
+
+    /// As [`Bed::new`], with another one-way latency.
+    pub fn apart(seed: u64, content: Content, uplinks: &[u64], latency: Duration) -> Self {
+        Self::over(
+            Simulation::new(seed, latency),
+            content,
+            uplinks,
+            ReaderSettings::default(),
+        )
+    }
+
+    fn over(mut sim: Simulation, content: Content, uplinks: &[u64], readers: ReaderSettings) -> Self {
         let mut settings = Settings::default();
         settings.dht.enabled = false;
         settings.lsd.enabled = false;

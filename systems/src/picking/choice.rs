@@ -31,6 +31,9 @@ const MUCH_SLOWER: u32 = 4;
 /// Time before its deadline from which on a piece is due.
 const URGENCY: Duration = Duration::from_secs(1);
 
+/// A block that another peer sends within this time is not requested a second time for a reader.
+const LEAST_GAIN: Duration = Duration::from_millis(500);
+
 /// Time after its deadline from which on a piece is requested from slow peers too.
 const OVERDUE: Duration = Duration::from_secs(1);
 
@@ -143,6 +146,18 @@ enum Open {
     Any,
 }
 
+/// The peers whose blocks are requested a second time.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Helped {
+    /// All peers that take longer than the patience of this one.
+    All,
+    /// Peers that have let much of this time pass, or that are expected to take longer than this one's patience.
+    Slow,
+    /// Peers that take several times as long as this one, and at least [`LEAST_GAIN`] in all. Copies of other blocks
+    /// would cost a reader more than they gain: this peer sends blocks of the next pieces meanwhile.
+    MuchSlower,
+}
+
 /// Chooses what is requested next from a peer.
 pub fn choose<'a, P, M>(peer: &PeerView<'_>, torrent: &TorrentView<'_, P, M>, random: &mut Random) -> Choice
 where
@@ -230,7 +245,7 @@ where
                     let free = self.free_block(piece);
                     choice.pick = free.map(|block| active(piece, block, Reason::Deadline));
                     if choice.pick.is_none() && due <= now + URGENCY {
-                        choice.pick = self.second_copy(std::iter::once(piece), false, &mut choice.again);
+                        choice.pick = self.second_copy(std::iter::once(piece), Helped::MuchSlower, &mut choice.again);
                     }
                 }
                 None if order.is_pickable(index) => {
@@ -332,15 +347,16 @@ where
             return None;
         }
         let pieces = torrent.active.all.values().copied();
-        self.second_copy(pieces, wants_memory, again)
+        // While pieces can be begun as soon as there is memory, only slow peers are helped.
+        let helped = if wants_memory { Helped::Slow } else { Helped::All };
+        self.second_copy(pieces, helped, again)
     }
 
-    /// Finds a block of `pieces` that other peers owe, to request it from this peer too. With `is_patient`, only blocks
-    /// of slow peers.
+    /// Finds a block of `pieces` that other peers owe, to request it from this peer too.
     fn second_copy(
         &self,
         pieces: impl Iterator<Item = Entity>,
-        is_patient: bool,
+        helped: Helped,
         again: &mut Option<Timestamp>,
     ) -> Option<Pick> {
         let (peer, torrent) = (self.peer, self.torrent);
@@ -353,6 +369,10 @@ where
         }
         let patience = peer.requests.endgame_patience(torrent.now);
         let slow = patience * SLOW_FACTOR;
+        let (patience, slow) = match helped {
+            Helped::All | Helped::Slow => (patience, slow),
+            Helped::MuchSlower => (slow.max(LEAST_GAIN), slow.max(LEAST_GAIN)),
+        };
         let mut best: Option<(Entity, u32, usize)> = None;
         for entity in pieces {
             let Some(piece) = (torrent.piece)(entity) else { continue };
@@ -369,8 +389,7 @@ where
                 if best.is_some_and(|(_, _, least)| copies >= least) {
                     continue;
                 }
-                // While pieces can be begun as soon as there is memory, only slow peers are helped.
-                let waits = match copies >= torrent.settings.endgame_copies || is_patient {
+                let waits = match copies >= torrent.settings.endgame_copies || helped != Helped::All {
                     true => slow,
                     false => patience,
                 };

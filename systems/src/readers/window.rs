@@ -29,8 +29,9 @@ pub(super) struct NextRead {
 /// The missing pieces ahead of a reader, ascending, each with its deadline.
 #[derive(Debug, Default)]
 pub(super) struct Window {
-    range: Range<u32>,
     missing: Vec<(u32, Timestamp)>,
+    /// The piece that the reader waits for, and since when.
+    awaited: Option<(u32, Timestamp)>,
 }
 
 impl Window {
@@ -39,8 +40,8 @@ impl Window {
         self.missing.iter().map(|(piece, due)| (*due, *piece))
     }
 
-    /// Moves the window. A piece keeps its deadline while it stays in the window. A piece that comes into it is due when
-    /// the reader gets there at its rate, and a piece that the reader waits for is due now.
+    /// Moves the window. A piece is due when the reader gets there at its present rate, so a nearer piece is never due
+    /// after a farther one. A piece that the reader waits for is due since the wait began.
     pub(super) fn follow(
         &mut self,
         now: Timestamp,
@@ -57,30 +58,73 @@ impl Window {
         let ahead = geometry.pieces_of(place.start..place.end.min(place.start.saturating_add(window_bytes)));
         let count = ahead.end.saturating_sub(ahead.start).clamp(LEAST_PIECES, MOST_PIECES);
         let range = rest.start..rest.start.saturating_add(count).min(rest.end);
-        // After a seek, earlier deadlines mean nothing.
-        let known = match self.range.contains(&range.start) || self.range.end == range.start {
-            true => std::mem::take(&mut self.missing),
-            false => Vec::new(),
+        let waited_before = self.awaited.filter(|(piece, _)| *piece == range.start);
+        self.awaited = match next.is_waiting {
+            true => waited_before.or(Some((range.start, now))),
+            false => None,
         };
         let rate = next.bytes_per_s.max(LEAST_RATE);
-        let due_of = |piece: u32| {
-            let due = match known.binary_search_by_key(&piece, |(piece, _)| *piece) {
-                Ok(position) => known[position].1,
-                Err(_) => {
-                    let distance = geometry.piece_offset(piece).saturating_sub(place.start);
-                    now + Duration::from_secs_f64(distance as f64 / rate as f64)
-                }
-            };
-            match next.is_waiting && piece == range.start {
-                true => due.min(now),
-                false => due,
+        let due_of = |piece: u32| match self.awaited {
+            Some((awaited, since)) if awaited == piece => since,
+            _ => {
+                let distance = geometry.piece_offset(piece).saturating_sub(place.start);
+                now + Duration::from_secs_f64(distance as f64 / rate as f64)
             }
         };
         self.missing = range
-            .clone()
             .filter(|piece| is_missing(*piece))
             .map(|piece| (piece, due_of(piece)))
             .collect();
-        self.range = range;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PIECE: u64 = 256 << 10;
+
+    fn at(millis: u64) -> Timestamp {
+        Timestamp::ZERO + Duration::from_millis(millis)
+    }
+
+    /// A window of a reader of a file of 1024 pieces, who reads on from `piece`.
+    fn follow(window: &mut Window, now: Timestamp, piece: u64, (is_waiting, bytes_per_s): (bool, u64)) {
+        let geometry = Geometry::new(1024 * PIECE, PIECE as u32).unwrap();
+        let bytes = piece * PIECE..1024 * PIECE;
+        let next = NextRead {
+            bytes,
+            is_waiting,
+            bytes_per_s,
+        };
+        window.follow(now, &next, (&geometry, 32 << 20), |_| true);
+    }
+
+    /// A reader that becomes faster needs the pieces of its window earlier, and those that come into it after them.
+    #[test]
+    fn a_nearer_piece_is_never_due_after_a_farther_one() {
+        let mut window = Window::default();
+        follow(&mut window, at(0), 0, (true, 0));
+        for second in 1..20 {
+            follow(&mut window, at(second * 1000), second * 10, (false, 4 << 20));
+            let due: Vec<Timestamp> = window.deadlines().map(|(due, _)| due).collect();
+            assert_eq!(due.len(), 128);
+            assert!(due.is_sorted(), "{due:?}");
+            assert_eq!(due[127].since(at(second * 1000)), Duration::from_secs_f64(127.0 / 16.0));
+        }
+    }
+
+    #[test]
+    fn an_awaited_piece_is_due_since_the_wait_began() {
+        let mut window = Window::default();
+        let first = |window: &Window| window.deadlines().next();
+        follow(&mut window, at(1000), 5, (true, 0));
+        follow(&mut window, at(3000), 5, (true, 0));
+        assert_eq!(first(&window), Some((at(1000), 5)));
+        // A seek.
+        follow(&mut window, at(4000), 9, (true, 0));
+        assert_eq!(first(&window), Some((at(4000), 9)));
+        follow(&mut window, at(5000), 9, (false, 0));
+        assert_eq!(first(&window), Some((at(5000), 9)), "the reader does not wait");
     }
 }
