@@ -20,6 +20,7 @@
 //! | `Private` | no private torrent is advertised to strangers or announced to other trackers, and none has or contacts peers that strangers named (BEP 27) |
 //! | `Seeding` | a torrent that has reached a seeding limit no longer seeds, or serves only what its peers lack together |
 //! | `Queue` | the torrents that run are the first ones of the queue, and no place is free while one waits that could run; no more torrents are checked at a time than the settings allow |
+//! | `Readers` | each deadline is of a missing piece in the window ahead of a reader that is open; readers read held pieces only |
 //! | `Dht` | the tables of our node of the DHT are bounded, no host gets a storm of queries, and nothing is stored for a host without a token that it got for the same key |
 //! | `Cadence` | an engine without work is idle |
 
@@ -32,6 +33,7 @@ mod pausing;
 mod picker;
 mod privacy;
 mod queue;
+mod readers;
 mod requests;
 mod seeding;
 mod strangers;
@@ -81,6 +83,7 @@ impl Plugin for InvariantsPlugin {
                     (strangers::record, strangers::listen).chain(),
                     nodes::listen,
                     pausing::listen,
+                    readers::listen,
                     cadence::check,
                 )
                     .chain()
@@ -95,6 +98,7 @@ impl Plugin for InvariantsPlugin {
                     pausing::check,
                     seeding::check,
                     queue::check,
+                    readers::check,
                     counters::check,
                     bounds::check,
                     (
@@ -142,6 +146,7 @@ pub enum Invariant {
     Private,
     Seeding,
     Queue,
+    Readers,
     Dht,
     Cadence,
 }

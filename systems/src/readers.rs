@@ -55,7 +55,8 @@ impl Plugin for ReadersPlugin {
     }
 }
 
-const READS: Purpose = purpose!("read for readers");
+/// The reads at the disk for readers.
+pub const READS: Purpose = purpose!("read for readers");
 
 /// All readers.
 #[derive(Resource, Debug, Default)]
@@ -92,6 +93,14 @@ impl Readers {
     pub fn deadlines_of(&self, torrent: Entity) -> impl Iterator<Item = (Timestamp, u32)> + '_ {
         let readers = self.open.values().filter(move |reader| reader.torrent == torrent);
         readers.flat_map(|reader| reader.window.deadlines())
+    }
+
+    /// Returns the bytes that each reader of a torrent may still read: those from its place to the end of its file, as
+    /// offsets in the torrent. A reader that has not read yet, or that has ended, has none.
+    pub fn places_of(&self, torrent: Entity) -> impl Iterator<Item = Range<u64>> + '_ {
+        let readers = self.open.values().filter(move |reader| reader.torrent == torrent);
+        let reading = readers.filter(|reader| reader.has_read && reader.ended.is_none());
+        reading.map(|reader| reader.position..reader.bytes.end)
     }
 }
 

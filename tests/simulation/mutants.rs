@@ -4,6 +4,7 @@
 
 mod fence;
 mod nodes;
+mod readers;
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;

@@ -1,5 +1,6 @@
 //! Readers of files that are being downloaded.
 
+use ecs_torrent::bevy_ecs::world::World;
 use ecs_torrent::components::commands::{PauseOrStart, PauseTorrent, RemoveOptions, RemoveTorrent, SetFiles};
 use ecs_torrent::components::readers::{
     OpenReader, OpenedReader, PieceDeadlines, ReadError, ReadFile, ReaderCommand, ReaderId,
@@ -103,6 +104,11 @@ impl Bed {
         }
     }
 
+    /// Returns the world of the leecher.
+    pub fn leecher_world(&mut self) -> &mut World {
+        self.sim.node(self.leecher).world_mut()
+    }
+
     pub fn wait<T>(&mut self, answers: &Receiver<T>) -> T {
         let mut answer = None;
         self.until("an answer", |_| {
@@ -118,7 +124,7 @@ impl Bed {
         self.wait(&answer)
     }
 
-    fn close(&mut self, reader: ReaderId) {
+    pub fn close(&mut self, reader: ReaderId) {
         let world = self.sim.node(self.leecher).world_mut();
         let mut queue = world.resource_mut::<CommandQueue<ReaderCommand>>();
         queue.0.push_back(ReaderCommand::Close(reader));
