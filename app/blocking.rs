@@ -20,6 +20,7 @@ use pollster::block_on;
 use crate::error::Error;
 use crate::events::Subscription;
 use crate::id::TorrentId;
+use crate::reader::BlockingFileReader;
 use crate::selection::{Field, Selection};
 use crate::source::Source;
 use crate::torrents::{SettingsReport, Torrents};
@@ -102,6 +103,32 @@ impl BlockingTorrents {
     /// As [`Torrents::list_files`].
     pub fn list_files(&self, id: impl Into<TorrentId>) -> Result<Vec<FileStats>, Error> {
         block_on(self.0.list_files(id))
+    }
+
+    /// Blocking form of [`Torrents::read_file`].
+    ///
+    /// ```
+    /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
+    /// # use ecs_torrent::AddOptions;
+    /// use std::io::{Read, Seek, SeekFrom};
+    /// # setup::run_blocking(|torrents, folder| {
+    /// # let options = AddOptions { root: Some(folder.join("music")), ..AddOptions::default() };
+    /// let torrents = torrents.blocking();
+    /// let id = torrents.download_with(folder.join("album.torrent"), options)?;
+    /// let mut song = torrents.read_file(id, 0)?;
+    /// // Waits for the end of the file, although its beginning is not there yet.
+    /// let mut last = Vec::new();
+    /// song.seek(SeekFrom::End(-10)).unwrap();
+    /// song.read_to_end(&mut last).unwrap();
+    /// assert_eq!(last, [7; 10]);
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Torrents::read_file`].
+    pub fn read_file(&self, id: impl Into<TorrentId>, file: u32) -> Result<BlockingFileReader, Error> {
+        block_on(self.0.read_file(id, file)).map(BlockingFileReader)
     }
 
     /// Blocking form of [`Torrents::set_files`].

@@ -84,7 +84,7 @@ pub use ecs_torrent_systems::TorrentPlugins;
 pub use self::blocking::BlockingTorrents;
 pub use self::error::Error;
 pub use self::id::TorrentId;
-pub use self::reader::FileReader;
+pub use self::reader::{BlockingFileReader, FileReader};
 pub use self::running::{Engine, EngineBuilder};
 pub use self::selection::{Field, Selection};
 pub use self::source::{ReadSource, Source};

@@ -1,13 +1,15 @@
 //! Reading of files while they are downloaded.
 
 use std::fmt;
-use std::io::{self, SeekFrom};
+use std::future::poll_fn;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
 use ecs_torrent_components::readers::{OpenReader, OpenedReader, ReadError, ReadFile, ReaderCommand};
 use ecs_torrent_engine::mailbox::ReservedPlace;
+use pollster::block_on;
 use tokio::io::{AsyncRead, AsyncSeek, ReadBuf};
 
 use crate::error::Error;
@@ -132,6 +134,49 @@ impl Drop for FileReader {
         if let Some(place) = self.close.take() {
             place.send(ReaderCommand::Close(self.opened.id));
         }
+    }
+}
+
+/// A reader of a file of a torrent for programs without async code, from
+/// [`BlockingTorrents::read_file`](crate::BlockingTorrents::read_file). It implements [`Read`] and [`Seek`], and is otherwise
+/// like [`FileReader`]: a read blocks the calling thread until its piece is downloaded and verified.
+#[derive(Debug)]
+pub struct BlockingFileReader(pub(crate) FileReader);
+
+impl BlockingFileReader {
+    /// Returns the path of the file, below the download folder.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.0.path()
+    }
+
+    /// Returns the length of the file in bytes.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        self.0.length()
+    }
+
+    /// Blocking form of [`FileReader::read_at`].
+    ///
+    /// # Errors
+    /// As [`FileReader::read_at`].
+    pub fn read_at(&mut self, offset: u64, len: u32) -> Result<Bytes, Error> {
+        block_on(self.0.read_at(offset, len))
+    }
+}
+
+impl Read for BlockingFileReader {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let mut into = ReadBuf::new(into);
+        block_on(poll_fn(|context| Pin::new(&mut self.0).poll_read(context, &mut into)))?;
+        Ok(into.filled().len())
+    }
+}
+
+impl Seek for BlockingFileReader {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        Pin::new(&mut self.0).start_seek(to)?;
+        Ok(self.0.position)
     }
 }
 

@@ -28,6 +28,7 @@ mod pausing;
 mod peer;
 mod phases;
 mod poison;
+mod reading;
 mod removing;
 #[path = "../support/skipping.rs"]
 mod skipping;
