@@ -78,10 +78,13 @@ impl AssemblyParams<'_, '_> {
         let Some(pending) = requests.answer(block.request) else {
             // Fault 28: a canceled block may still arrive. Fault 29: a peer may send only a limited number of blocks
             // that were not requested.
-            if !requests.answer_canceled(block.request) {
-                requests.unsolicited_count += 1;
-                if requests.unsolicited_count > self.settings.peers.max_unsolicited {
-                    self.reaper.close(entity, CloseReason::Unsolicited);
+            match requests.answer_canceled(block.request) {
+                Some(canceled) => requests.record_canceled_block(now, &canceled),
+                None => {
+                    requests.unsolicited_count += 1;
+                    if requests.unsolicited_count > self.settings.peers.max_unsolicited {
+                        self.reaper.close(entity, CloseReason::Unsolicited);
+                    }
                 }
             }
             self.wasted.write(BlockWasted {

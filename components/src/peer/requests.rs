@@ -51,7 +51,7 @@ pub struct Requests {
     /// Unanswered requests, oldest first.
     pending: VecDeque<Pending>,
     /// Canceled requests that may still be answered; such a block is dropped without blame.
-    canceled: VecDeque<BlockRequest>,
+    canceled: VecDeque<Pending>,
     /// Number of requests to keep outstanding.
     pub depth: QueueDepth,
     /// The piece that was last started or continued for this peer, to continue with.
@@ -143,10 +143,10 @@ impl Requests {
         let gap = now.since(self.last_block.max(pending.requested_at));
         self.block_gap = (self.block_gap * 3 + gap) / 4;
         let took = now.since(pending.requested_at);
-        self.answer_time = match self.answered_count {
-            0 => took,
-            _ => (self.answer_time * 7 + took) / 8,
-        };
+        match self.answered_count {
+            0 => self.answer_time = took,
+            _ => self.smooth_answer_time(took),
+        }
         self.least_answer_time = match self.answered_count {
             0 => took,
             _ => self.least_answer_time.min(took),
@@ -272,30 +272,40 @@ impl Requests {
     /// Cancels a pending request, if there is one; its answer may still arrive.
     pub fn cancel(&mut self, request: BlockRequest) -> Option<Pending> {
         let pending = self.answer(request)?;
-        self.remember_canceled(request);
+        self.remember_canceled(pending);
         Some(pending)
     }
 
-    /// Whether `request` was canceled and not answered since. This call marks it as answered.
-    pub fn answer_canceled(&mut self, request: BlockRequest) -> bool {
-        let position = self.canceled.iter().position(|canceled| *canceled == request);
-        position.and_then(|position| self.canceled.remove(position)).is_some()
+    /// Removes the canceled request that a block or reject answers.
+    pub fn answer_canceled(&mut self, request: BlockRequest) -> Option<Pending> {
+        let position = self.canceled.iter().position(|pending| pending.request == request)?;
+        self.canceled.remove(position)
+    }
+
+    /// Records that the block of a canceled request has arrived. A peer whose requests are all canceled because it was
+    /// slow would otherwise count as slow forever.
+    pub fn record_canceled_block(&mut self, now: Timestamp, pending: &Pending) {
+        if self.has_answered() {
+            self.smooth_answer_time(now.since(pending.requested_at));
+        }
+    }
+
+    fn smooth_answer_time(&mut self, took: Duration) {
+        self.answer_time = (self.answer_time * 7 + took) / 8;
     }
 
     /// Cancels all requests; their answers may still arrive.
     pub fn cancel_all(&mut self) -> Vec<Pending> {
         let pending: Vec<Pending> = self.pending.drain(..).collect();
-        pending
-            .iter()
-            .for_each(|pending| self.remember_canceled(pending.request));
+        pending.iter().for_each(|pending| self.remember_canceled(*pending));
         pending
     }
 
-    fn remember_canceled(&mut self, request: BlockRequest) {
+    fn remember_canceled(&mut self, pending: Pending) {
         if self.canceled.len() == MAX_CANCELED {
             self.canceled.pop_front();
         }
-        self.canceled.push_back(request);
+        self.canceled.push_back(pending);
     }
 }
 

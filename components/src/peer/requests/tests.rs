@@ -61,10 +61,33 @@ fn late_answers_are_recognized_once() {
     requests.pending.extend([pending(0), pending(BLOCK_SIZE)]);
     assert_eq!(requests.cancel(request(BLOCK_SIZE)), Some(pending(BLOCK_SIZE)));
     assert_eq!(requests.answer(request(BLOCK_SIZE)), None);
-    assert!(requests.answer_canceled(request(BLOCK_SIZE)));
-    assert!(!requests.answer_canceled(request(BLOCK_SIZE)));
+    assert_eq!(requests.answer_canceled(request(BLOCK_SIZE)), Some(pending(BLOCK_SIZE)));
+    assert_eq!(requests.answer_canceled(request(BLOCK_SIZE)), None);
     assert_eq!(requests.cancel_all(), [pending(0)]);
-    assert!(requests.answer_canceled(request(0)));
+    assert_eq!(requests.answer_canceled(request(0)), Some(pending(0)));
+}
+
+/// A peer that has become fast counts as fast, although others have sent the blocks that it owed.
+#[test]
+fn blocks_of_canceled_requests_show_the_speed_of_a_peer() {
+    let at = |millis: u64| Timestamp::ZERO + Duration::from_millis(millis);
+    let mut requests = Requests::default();
+    let first = pending(0);
+    let asked = first.requested_at;
+    requests.record_block(asked + Duration::from_secs(2), &first);
+    let now = asked + Duration::from_secs(10);
+    assert_eq!(requests.answer_time(now), Duration::from_secs(2));
+    for number in 0..20 {
+        let sent = Pending {
+            requested_at: at(10_000 + number),
+            ..pending(BLOCK_SIZE)
+        };
+        requests.add(sent);
+        assert!(requests.cancel_overtaken(sent.request, sent.requested_at));
+        let canceled = requests.answer_canceled(sent.request).unwrap();
+        requests.record_canceled_block(canceled.requested_at + Duration::from_millis(100), &canceled);
+    }
+    assert!(requests.answer_time(at(20_000)) < Duration::from_millis(300));
 }
 
 #[test]
