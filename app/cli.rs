@@ -22,6 +22,7 @@ mod log;
 mod magnet;
 mod peers;
 mod placement;
+mod searching;
 mod show;
 mod signals;
 mod torrent_file;
@@ -154,7 +155,7 @@ enum Command {
     /// Ask the daemon's DHT node: its state, peers, items.
     #[cfg(feature = "daemon")]
     Dht(client::dht::DhtArgs),
-    /// Check a configuration file, or print the default one.
+    /// Read or change settings of the daemon, or check a configuration file.
     #[cfg(feature = "daemon")]
     Config(config::ConfigArgs),
     /// Check folders, ports, limits and the daemon, and say what to do.
@@ -246,7 +247,9 @@ fn start_advice(error: &StartError) -> &'static str {
 impl CliError {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Usage(_) | Self::Make(MakeError::PieceLength(_) | MakeError::Url { .. }) => ExitCodes::USAGE,
+            Self::Usage(_)
+            | Self::Torrent(Error::Magnet(_))
+            | Self::Make(MakeError::PieceLength(_) | MakeError::Url { .. }) => ExitCodes::USAGE,
             _ => ExitCodes::FAILED,
         }
     }

@@ -20,7 +20,7 @@ mod values;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use ecs_torrent::components::selection::{GlobMatcher, SelectionError};
 use ecs_torrent::protocol::magnet::MutableLink;
 use ecs_torrent::{Field, ReadSource, Source, TorrentState};
@@ -28,7 +28,7 @@ use serde_json::{Value, json};
 use url::form_urlencoded;
 
 use self::connection::Daemon;
-use self::naming::{Found, RUNNING, STOPPED, found};
+use self::naming::{Found, RUNNING, STOPPED, found, titled};
 use self::values::text;
 use super::choice::ChoiceArgs;
 use super::labels::LabelArgs;
@@ -95,6 +95,9 @@ pub(super) struct AddArgs {
     /// Peer to connect to; may be repeated. An already added torrent gets it too.
     #[arg(long = "peer", value_name = "HOST:PORT")]
     peers: Vec<String>,
+    /// Print JSON: one object for each torrent.
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     daemon: DaemonAddress,
 }
@@ -220,9 +223,9 @@ pub(super) struct StartArgs {
 
 /// One torrent, or all.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("target").required(true).args(["hash", "all"]))]
 struct Target {
     /// Name of the torrent, or the first 4 or more digits of its info-hash.
-    #[arg(required_unless_present = "all", conflicts_with = "all")]
     hash: Option<String>,
     /// All torrents.
     #[arg(long)]
@@ -361,24 +364,46 @@ pub(super) async fn add(args: AddArgs) -> Result<Outcome, CliError> {
         .iter()
         .map(|source| Addable::read(source))
         .collect::<Result<Vec<_>, CliError>>()?;
+    let mut all = Vec::new();
     for source in sources {
-        let (is_new, added) = match &source {
+        let (is_new, mut added) = match &source {
             Addable::Torrent(ReadSource::Magnet(magnet)) => daemon.create_from_text(&path, magnet.to_string()).await?,
             Addable::Torrent(ReadSource::Metainfo(metainfo)) => daemon.create(&path, metainfo.bytes.clone()).await?,
             Addable::Link(link) => daemon.create_from_text(&path, link.to_string()).await?,
         };
-        let (hash, name) = (text(&added["info_hash"]), printable(&source.name()));
-        if !is_new {
-            let ignored: Vec<&str> = added["ignored"].as_array().into_iter().flatten().map(text).collect();
-            say!("{}", already_added(&daemon, hash, &name, &ignored).await?);
-        } else if args.placement.into.is_some() {
-            let stats = daemon.get(&format!("/api/v1/torrents/{hash}?fields=root")).await?;
-            say!("{hash} {name}, in {}", printable(text(&stats["root"])));
+        if args.json {
+            added["name"] = source.name().into();
+            added["is_new"] = is_new.into();
+            all.push(added);
         } else {
-            say!("{hash} {name}");
+            print_added(&daemon, &added, is_new, &source.name(), args.placement.into.is_some()).await?;
         }
     }
+    if args.json {
+        print_json(&all.into());
+    }
     Ok(Outcome::Done)
+}
+
+/// Prints one line for a torrent that was added, or that was there already.
+async fn print_added(
+    daemon: &Daemon,
+    added: &Value,
+    is_new: bool,
+    name: &str,
+    with_root: bool,
+) -> Result<(), CliError> {
+    let hash = text(&added["info_hash"]);
+    if !is_new {
+        let ignored: Vec<&str> = added["ignored"].as_array().into_iter().flatten().map(text).collect();
+        say!("{}", already_added(daemon, hash, name, &ignored).await?);
+    } else if with_root {
+        let stats = daemon.get(&format!("/api/v1/torrents/{hash}?fields=root")).await?;
+        say!("{}, in {}", titled(hash, name), printable(text(&stats["root"])));
+    } else {
+        say!("{}", titled(hash, name));
+    }
+    Ok(())
 }
 
 /// The parameters of an add that place its files.
@@ -387,11 +412,11 @@ const PLACING: [&str; 4] = ["root", "into", "category", "name"];
 /// Returns the message about a torrent that was listed before it was added, with the options that have no effect on it.
 async fn already_added(daemon: &Daemon, hash: &str, name: &str, ignored: &[&str]) -> Result<String, CliError> {
     let (placing, others): (Vec<&str>, Vec<&str>) = ignored.iter().partition(|option| PLACING.contains(option));
-    let mut message = format!("{hash} {name} was already added");
+    let mut message = format!("{} was already added", titled(hash, name));
     if !placing.is_empty() {
         let stats = daemon.get(&format!("/api/v1/torrents/{hash}?fields=root,name")).await?;
-        let (root, name) = (printable(text(&stats["root"])), printable(text(&stats["name"])));
-        message = format!("{hash} {name} was already added in {root}, where it stays");
+        let (root, title) = (printable(text(&stats["root"])), titled(hash, text(&stats["name"])));
+        message = format!("{title} was already added in {root}, where it stays");
     }
     if !others.is_empty() {
         message += &format!("; it keeps its own settings: no effect of {}", others.join(", "));
@@ -432,16 +457,21 @@ pub(super) async fn list(args: ListArgs) -> Result<Outcome, CliError> {
 pub(super) async fn stats(args: StatsArgs) -> Result<Outcome, CliError> {
     let daemon = Daemon::find(&args.daemon)?;
     let hash = daemon.resolve_running(&args.hash).await?;
-    let fields: Vec<&str> = match (args.fields.as_slice(), args.json) {
+    let mut fields: Vec<&str> = match (args.fields.as_slice(), args.json) {
         ([], true) => Field::ALL.map(Field::name).to_vec(),
         ([], false) => tables::GLANCE.map(Field::name).to_vec(),
         (fields, _) => fields.iter().map(|field| field.name()).collect(),
     };
     let path = format!("/api/v1/torrents/{hash}?fields={}", fields.join(","));
-    let stats = daemon.get(&path).await?;
+    let mut stats = daemon.get(&path).await?;
     if args.json {
         print_json(&stats);
     } else {
+        let is_fetching = text(&stats["state"]).parse() == Ok(TorrentState::FetchingMetadata);
+        if let (Some(trackers), true) = (stats["trackers"].as_array(), is_fetching && args.fields.is_empty()) {
+            stats["searching"] = dht::ways(&daemon).await?.describe(trackers.len()).into();
+            fields.push("searching");
+        }
         tables::stats(&stats, &fields);
     }
     Ok(Outcome::Done)
@@ -663,7 +693,7 @@ pub(super) async fn remove(args: RemoveArgs) -> Result<Outcome, CliError> {
         } else {
             String::new()
         };
-        say!("removed {hash} {}{count}", printable(&name));
+        say!("removed {}{count}", titled(&hash.to_string(), &name));
         tables::removed(&removed);
     }
     Ok(Outcome::Done)

@@ -1,18 +1,19 @@
 //! `daemon`: a long-running engine that serves the other commands and other programs.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use ecs_torrent::automation::{self, Automation, AutomationSettings, Notices};
 use ecs_torrent::config::{Config, ConfigError, ConfigFile};
-use ecs_torrent::daemon::{Api, Phase};
+use ecs_torrent::daemon::{Api, ApiAddress, Phase};
 use ecs_torrent::{Engine, TorrentPlugins, Torrents};
 
 use super::limits::LimitArgs;
-use super::output::Screen;
-use super::peers::{ListenArgs, address};
+use super::output::{Screen, count};
+use super::peers::{ListenArgs, address, bind_tcp};
 use super::signals::Signals;
 use super::{CliError, Outcome};
 
@@ -70,6 +71,8 @@ impl DaemonArgs {
 pub(super) async fn run(args: DaemonArgs, screen: Screen) -> Result<Outcome, CliError> {
     let config = args.config()?;
     let mut signals = Signals::new()?;
+    let state_dir = config.session.state_dir.clone().unwrap_or_default();
+    check_api(config.api.listen, &state_dir)?;
     let mut builder = Engine::builder().plugins(TorrentPlugins).settings(config.settings());
     let mut notices = None;
     if let Some((plugin, receiver)) = automation::listen(&config.automation) {
@@ -78,7 +81,6 @@ pub(super) async fn run(args: DaemonArgs, screen: Screen) -> Result<Outcome, Cli
     }
     let engine = builder.start()?;
     let torrents = engine.torrents();
-    let state_dir = config.session.state_dir.clone().unwrap_or_default();
     // The API answers clients while saved torrents are still being added.
     let api = Api::start(&config.api, &state_dir, &config.storage.download_dir, torrents.clone()).await?;
     let peers: Vec<String> = engine.local_addresses().iter().map(ToString::to_string).collect();
@@ -98,8 +100,20 @@ pub(super) async fn run(args: DaemonArgs, screen: Screen) -> Result<Outcome, Cli
     if let Some(automation) = &mut automated {
         automation.stop_watching();
     }
+    let stop = async {
+        if let Ok(list) = torrents.list().await {
+            let count = count(list.len(), "torrent");
+            tracing::info!(count = list.len(), "stopping all torrents");
+            if screen.is_terminal() {
+                let notice = format!("stopping {count}; Ctrl-C again ends at once\n");
+                // A terminal that is stopped must not hold up the stop.
+                std::thread::spawn(move || screen.log(notice.as_bytes()));
+            }
+        }
+        torrents.stop_all_and_serialize().await
+    };
     tokio::select! {
-        result = torrents.stop_all_and_serialize() => result?,
+        result = stop => result?,
         () = signals.next() => return Err(CliError::Forced),
     }
     api.close().await;
@@ -121,6 +135,19 @@ const LEAST_CLOSE_TIME: Duration = Duration::from_millis(300);
 /// Returns the time that hooks and webhooks get after a stop that took `stop`.
 fn close_time(stop: Duration) -> Duration {
     STOP_TIME.saturating_sub(stop).max(LEAST_CLOSE_TIME)
+}
+
+/// Refuses to start if another program, such as another daemon, listens on the API's address. A daemon with the same state
+/// folder is a problem of its own, which the engine reports.
+fn check_api(address: SocketAddr, state_dir: &Path) -> Result<(), CliError> {
+    let has_daemon = ApiAddress::read(state_dir).is_ok_and(|found| found.is_alive());
+    match bind_tcp(address) {
+        Err(error) if error.kind() == ErrorKind::AddrInUse && !has_daemon => Err(CliError::Other(format!(
+            "cannot serve the API on {address}: another program, perhaps another daemon, uses this address; --api names \
+             another one, `ecs-torrent doctor` checks what a daemon needs"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Interval between two checks that the engine is alive.

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -19,6 +19,7 @@ use super::client::DaemonAddress;
 use super::client::connection::Daemon;
 use super::daemon::DaemonArgs;
 use super::output::{self, printable};
+use super::peers::bind_tcp;
 use super::{CliError, Outcome};
 
 #[derive(Debug, Args)]
@@ -100,12 +101,40 @@ impl Findings {
                 Verdict::Warning => style("warning").yellow(),
                 Verdict::Problem => style("problem").red(),
             };
-            say!("{mark}  {area}: {text}");
-            if let Some(advice) = advice {
-                say!("         {advice}");
+            let mut lines = wrapped(&format!("{area}: {text}")).into_iter();
+            say!("{mark}  {}", lines.next().unwrap_or_default());
+            for line in lines.chain(advice.iter().flat_map(|advice| wrapped(advice))) {
+                say!("{:INDENT$}{line}", "");
             }
         }
     }
+}
+
+/// Number of columns before the text of a finding.
+const INDENT: usize = 9;
+
+/// Returns the lines of a text, which is wrapped at words to the width of the terminal, if there is one.
+fn wrapped(text: &str) -> Vec<String> {
+    let width = output::width().map_or(usize::MAX, |width| width.saturating_sub(INDENT).max(INDENT));
+    let lines = textwrap::wrap(text, width).into_iter();
+    lines.map(std::borrow::Cow::into_owned).collect()
+}
+
+/// Returns the download folder of a running daemon: its own settings count, not those that the doctor has read.
+async fn download_folder(state_dir: &Path, daemon: &ApiAddress) -> Option<PathBuf> {
+    let place = DaemonAddress {
+        api: None,
+        state_dir: state_dir.to_owned(),
+    };
+    let settings = Daemon::find(&place)
+        .ok()?
+        .get(super::client::settings::PATH)
+        .await
+        .ok()?;
+    let folder = settings["settings"]["storage"]["download_dir"].as_str()?;
+    // The path may be relative to the folder in which the daemon runs.
+    let from = fs::read_link(format!("/proc/{}/cwd", daemon.process)).unwrap_or_default();
+    Some(from.join(folder))
 }
 
 pub(super) async fn run(args: DoctorArgs) -> Result<Outcome, CliError> {
@@ -135,9 +164,13 @@ async fn examine(config: &Config, findings: &mut Findings) {
     let state_dir = config.session.state_dir.clone().unwrap_or_default();
     let running = ApiAddress::read(&state_dir).ok().filter(ApiAddress::is_alive);
     check_folder("state folder", &state_dir, "--state-dir names another one", findings);
+    let asked = match &running {
+        Some(daemon) => download_folder(&state_dir, daemon).await,
+        None => None,
+    };
     check_folder(
         "download folder",
-        &config.storage.download_dir,
+        asked.as_ref().unwrap_or(&config.storage.download_dir),
         "--download-dir names another one",
         findings,
     );
@@ -226,10 +259,6 @@ fn check_ports(config: &Config, findings: &mut Findings) {
         }
     }
     findings.good("daemon", "none runs in this state folder");
-}
-
-fn bind_tcp(address: SocketAddr) -> io::Result<()> {
-    TcpListener::bind(address).map(drop)
 }
 
 fn in_words(error: &io::Error) -> String {

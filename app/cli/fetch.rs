@@ -11,12 +11,13 @@ use ecs_torrent::prelude::*;
 use ecs_torrent::protocol::magnet::{Magnet, MutableLink};
 use ecs_torrent::protocol::metainfo::torrent_file;
 use ecs_torrent::systems::DecideSet;
-use ecs_torrent::{InfoHash, ReadSource, Source};
+use ecs_torrent::{InfoHash, ReadSource, Source, TorrentStats};
 use indicatif::ProgressBar;
 use tokio::sync::mpsc;
 
-use super::output::{self, Screen, printable};
+use super::output::{Screen, printable};
 use super::peers::{self, ListenArgs};
+use super::searching::Ways;
 use super::signals::Signals;
 use super::torrent_file::Destination;
 use super::transfer::{describe, named_torrent, stop};
@@ -84,6 +85,7 @@ fn take_metadata(mut supplied: ResMut<CommandQueue<SupplyMetadata>>, command: Re
 
 pub(super) async fn run(args: FetchArgs, screen: Screen) -> Result<Outcome, CliError> {
     let link = Link::read(&args.link)?;
+    let name = link.name();
     let destination = Destination::find(&args.output, args.overwrite, None)?;
     let options = AddOptions {
         peers: peers::resolve("--peer", &args.peers)?,
@@ -93,6 +95,7 @@ pub(super) async fn run(args: FetchArgs, screen: Screen) -> Result<Outcome, CliE
     settings.session.state_dir = None;
     args.listen
         .apply(&mut settings.net, &mut settings.dht, &mut settings.lsd);
+    let ways = Ways::of(&settings);
     let mut signals = Signals::new()?;
     signals.set_code(ExitCodes::INTERRUPTED);
     let (sender, metadata) = mpsc::unbounded_channel();
@@ -106,9 +109,20 @@ pub(super) async fn run(args: FetchArgs, screen: Screen) -> Result<Outcome, CliE
     let fetch = async {
         let progress = (!args.quiet).then_some(&screen);
         let magnet = link.find(&torrents, progress).await?;
+        let warning = ways.warning(&Source::Magnet(Box::new(magnet.clone())), &options.peers);
+        if let (Some(screen), Some(warning)) = (progress, warning) {
+            screen.warning(warning);
+        }
         let hash = magnet.hashes.primary();
         torrents.download_with(magnet.clone(), options).await?;
-        let info = wait(&torrents, hash, events, metadata, progress).await?;
+        let info = wait(
+            &torrents,
+            hash,
+            events,
+            metadata,
+            progress.map(|screen| Progress::new(screen, ways)),
+        )
+        .await?;
         Ok::<_, CliError>((torrent_file(&info, &tiers(&magnet), &magnet.web_seeds), hash))
     };
     let fetched = tokio::select! {
@@ -117,7 +131,7 @@ pub(super) async fn run(args: FetchArgs, screen: Screen) -> Result<Outcome, CliE
     };
     let stopped = stop(&torrents, &mut signals).await;
     let Some((file, hash)) = fetched.transpose()? else {
-        screen.error("interrupted before the metadata was complete");
+        screen.error(format_args!("interrupted: {name}: the metadata is not complete"));
         return Ok(Outcome::Interrupted);
     };
     stopped?;
@@ -148,6 +162,14 @@ impl Link {
         }
     }
 
+    /// Returns the name in the link, the info-hash of a link without a name, or a link with a public key.
+    fn name(&self) -> String {
+        printable(&match self {
+            Self::Magnet(magnet) => ReadSource::Magnet(magnet.clone()).name(),
+            Self::Named(link) => link.to_string(),
+        })
+    }
+
     /// Returns the link with the info-hash. Reports to the screen, if one is given, that the DHT is searched.
     async fn find(self, torrents: &Torrents, screen: Option<&Screen>) -> Result<Magnet, CliError> {
         match self {
@@ -168,15 +190,14 @@ fn tiers(magnet: &Magnet) -> Vec<Vec<String>> {
     magnet.trackers.iter().map(|url| vec![url.clone()]).collect()
 }
 
-/// Waits for the metadata. Reports progress to the screen, if one is given.
+/// Waits for the metadata, and reports the progress.
 async fn wait(
     torrents: &Torrents,
     hash: InfoHash,
     mut events: Subscription,
     mut metadata: mpsc::UnboundedReceiver<Bytes>,
-    screen: Option<&Screen>,
+    mut progress: Option<Progress<'_>>,
 ) -> Result<Bytes, CliError> {
-    let mut progress = screen.map(Progress::new);
     let mut clock = tokio::time::interval(INTERVAL);
     loop {
         tokio::select! {
@@ -188,7 +209,7 @@ async fn wait(
             },
             _ = clock.tick() => if let Some(progress) = &mut progress {
                 let stats = torrents.stats(hash).await?;
-                progress.show(&printable(&stats.name), describe(&stats));
+                progress.show(torrents, &stats).await;
             },
         }
     }
@@ -205,26 +226,35 @@ const LINE_INTERVAL: Duration = Duration::from_secs(5);
 struct Progress<'s> {
     screen: &'s Screen,
     status: ProgressBar,
-    last_line: Instant,
+    last_line: Option<Instant>,
+    ways: Ways,
 }
 
 impl<'s> Progress<'s> {
-    fn new(screen: &'s Screen) -> Self {
+    fn new(screen: &'s Screen, ways: Ways) -> Self {
         Self {
             screen,
             status: screen.status(),
-            last_line: Instant::now(),
+            last_line: None,
+            ways,
         }
     }
 
-    fn show(&mut self, name: &str, message: String) {
-        if self.screen.is_terminal() {
-            self.status.set_prefix(output::prefix(name));
+    async fn show(&mut self, torrents: &Torrents, stats: &TorrentStats) {
+        let is_terminal = self.screen.is_terminal();
+        if !is_terminal && self.last_line.is_some_and(|last| last.elapsed() < LINE_INTERVAL) {
+            return;
+        }
+        self.ways.update(torrents).await;
+        let (layout, name) = (self.screen.layout(), printable(&stats.name));
+        let message = describe(stats, self.ways, layout);
+        if is_terminal {
+            self.status.set_prefix(layout.prefix(&name));
             self.status.set_message(message);
             // Either call alone may have been skipped, as too soon after the last one.
             self.status.force_draw();
-        } else if self.last_line.elapsed() >= LINE_INTERVAL {
-            self.last_line = Instant::now();
+        } else {
+            self.last_line = Some(Instant::now());
             self.screen.note(format_args!("{name}: {message}"));
         }
     }

@@ -14,13 +14,41 @@ pub(super) fn printable(words: &str) -> String {
     ecs_torrent::protocol::text::printable(words.as_bytes(), 4096)
 }
 
-/// Longest name in front of a progress bar, in columns. The bar, the sizes and the beginning of the message then fit into
-/// 80 columns.
-const PREFIX_WIDTH: usize = 24;
+/// The layout of a line with a progress bar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// For terminals of fewer than [`WIDE`] columns: a short name, a short bar and the most important numbers.
+    Narrow,
+    Wide,
+}
 
-/// Shortens a name that stands in front of a progress bar.
-pub(super) fn prefix(name: &str) -> String {
-    console::truncate_str(&printable(name), PREFIX_WIDTH, "…").into_owned()
+/// Number of columns from which a terminal has the wide layout.
+const WIDE: u16 = 100;
+
+impl Layout {
+    /// Longest name in front of a progress bar, in columns.
+    fn prefix_width(self) -> usize {
+        match self {
+            Self::Narrow => 14,
+            Self::Wide => 24,
+        }
+    }
+
+    /// Shortens a name that stands in front of a progress bar.
+    pub(super) fn prefix(self, name: &str) -> String {
+        console::truncate_str(&printable(name), self.prefix_width(), "…").into_owned()
+    }
+
+    /// Returns the style of a progress bar: its size and a message.
+    pub(super) fn bar_style(self) -> ProgressStyle {
+        let template = match self {
+            Self::Narrow => "{prefix:.bold} {bar:6.cyan/dim} {percent:>3}% of {total_bytes}  {wide_msg}",
+            Self::Wide => "{prefix:.bold} {bar:16.cyan/dim} {percent:>3}% of {total_bytes}  {wide_msg}",
+        };
+        ProgressStyle::with_template(template)
+            .expect("the template is fixed")
+            .progress_chars("━╸─")
+    }
 }
 
 /// The terminal, shared by progress bars and log lines.
@@ -46,10 +74,18 @@ impl Screen {
         self.is_terminal
     }
 
+    /// Returns the layout that fits the terminal.
+    pub(super) fn layout(&self) -> Layout {
+        match console::Term::stderr().size_checked() {
+            Some((_, columns)) if columns < WIDE => Layout::Narrow,
+            _ => Layout::Wide,
+        }
+    }
+
     /// Creates a progress bar for `total` bytes. Without a terminal, the bar is invisible.
     pub(super) fn bar(&self, total: u64) -> ProgressBar {
         let bar = self.bars.add(ProgressBar::new(total));
-        bar.set_style(bar_style());
+        bar.set_style(self.layout().bar_style());
         bar
     }
 
@@ -125,14 +161,6 @@ impl Screen {
     pub(super) fn error(&self, error: impl Display) {
         self.bars.suspend(|| print_error(&error));
     }
-}
-
-/// Returns the style of a progress bar: its size and a message.
-pub(super) fn bar_style() -> ProgressStyle {
-    let template = "{prefix:.bold} {bar:16.cyan/dim} {percent:>3}% of {total_bytes}  {wide_msg}";
-    ProgressStyle::with_template(template)
-        .expect("the template is fixed")
-        .progress_chars("━╸─")
 }
 
 /// Prints to the standard output, or ends the process with exit code 1. The end is silent if the output's reader is

@@ -1,7 +1,7 @@
 //! Addresses on the command line: of peers, and those to accept peers on.
 
-use std::io::ErrorKind;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 
 use clap::Args;
 use ecs_torrent::components::settings::{DhtSettings, LsdSettings, NetSettings};
@@ -47,12 +47,24 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, &'static str> {
         .map_err(|_| "not an IP address with a port, such as 127.0.0.1:6881 or [::1]:6881")
 }
 
+/// Checks that an address is free.
+pub(super) fn bind_tcp(address: SocketAddr) -> io::Result<()> {
+    TcpListener::bind(address).map(drop)
+}
+
 /// Resolves the `HOST:PORT` arguments of an option. A host may have several addresses.
 pub(super) fn resolve(option: &str, peers: &[String]) -> Result<Vec<SocketAddr>, CliError> {
     let mut addresses = Vec::new();
     for peer in peers {
         match peer.to_socket_addrs() {
-            Ok(found) => addresses.extend(found),
+            Ok(found) => {
+                for address in found {
+                    if address.port() == 0 {
+                        return Err(CliError::Usage(format!("{option} {peer}: nobody listens on port 0")));
+                    }
+                    addresses.push(address);
+                }
+            }
             Err(error) if error.kind() == ErrorKind::InvalidInput => {
                 return Err(CliError::Usage(format!("{option} {peer}: not a HOST:PORT")));
             }

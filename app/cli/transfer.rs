@@ -21,6 +21,7 @@ use super::limits::LimitArgs;
 use super::output::Screen;
 use super::peers::{self, ListenArgs};
 use super::placement::PlacementArgs;
+use super::searching::Ways;
 use super::signals::Signals;
 use super::{CliError, ExitCodes, Outcome, verify};
 
@@ -175,12 +176,14 @@ async fn run(selected: Selected, network: NetworkArgs, screen: Screen) -> Result
         .apply(&mut settings.net, &mut settings.dht, &mut settings.lsd);
     settings.pex.enabled = !network.no_pex;
     network.limits.apply(&mut settings.limits);
+    let ways = Ways::of(&settings);
     let mut signals = Signals::new()?;
     signals.set_code(ExitCodes::INTERRUPTED);
     let engine = Engine::builder().plugins(TorrentPlugins).settings(settings).start()?;
     let torrents = engine.torrents();
     let mut events = torrents.subscribe();
-    let mut reporter = Reporter::new(screen, network.quiet, network.json, absolute(&network.state_dir)?);
+    let mut reporter = Reporter::new(screen, network.quiet, network.json, absolute(&network.state_dir)?, ways);
+    sources.iter().for_each(|source| reporter.warn(source, &peers));
     let add_all = async {
         for source in sources {
             let options = AddOptions {
@@ -307,6 +310,7 @@ fn take(reporter: &mut Reporter, event: Event) {
 }
 
 async fn update(torrents: &Torrents, events: &mut Subscription, reporter: &mut Reporter) -> Result<(), CliError> {
+    reporter.update_ways(torrents).await;
     let ids: Vec<TorrentId> = reporter.unfinished();
     for id in ids {
         let stats = torrents.stats(id).await?;

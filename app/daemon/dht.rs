@@ -6,6 +6,7 @@ use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
 use ecs_torrent_components::dht::{DhtPeers, DhtStats};
 use ecs_torrent_components::links::FollowedLink;
+use ecs_torrent_protocol::bencode::{Document, Limits};
 use ecs_torrent_protocol::dht::id::NodeId;
 use ecs_torrent_protocol::dht::items::{Item, Proof};
 use ecs_torrent_protocol::magnet::{Magnet, MutableLink};
@@ -36,11 +37,21 @@ pub(super) async fn get(
     let query = Query::parse(query, &["salt"])?;
     let salt = bytes(&query, "salt")?.unwrap_or_default();
     let item = shared.torrents.dht().get(target, &salt).await?;
-    let item = item.ok_or_else(|| Refusal::of("target", StatusCode::NOT_FOUND, "no node has this item"))?;
+    let item = item.ok_or_else(|| {
+        let why = match salt.is_empty() {
+            true => format!("no node has the item {target} without a salt; one with a salt is found only with it"),
+            false => format!("no node has the item {target} with this salt"),
+        };
+        Refusal::of("target", StatusCode::NOT_FOUND, &why)
+    })?;
     let proof = item.proof.map(|Proof { key, signature, seq }| {
         json!({"key": const_hex::encode(key), "signature": const_hex::encode(signature), "seq": seq})
     });
-    Ok(Json(json!({"value": const_hex::encode(item.value), "signed": proof})))
+    let value = Document::parse(&item.value, &Limits::default());
+    let text = value.ok().and_then(|value| value.root().as_str().map(str::to_owned));
+    Ok(Json(
+        json!({"value": const_hex::encode(item.value), "text": text, "signed": proof}),
+    ))
 }
 
 /// Lists the links that are followed.
@@ -78,14 +89,19 @@ pub(super) async fn put(
     let cas = number(&query, "cas")?;
     let (value, _permit) = read(&shared, &headers, body).await?;
     let value = value.to_vec().into_boxed_slice();
+    let key = proof.as_ref().map(|proof| const_hex::encode(proof.key));
     let (item, dht) = (Item { value, proof }, shared.torrents.dht());
     let stored = dht.put_item(item.clone(), &salt, cas).await?;
     if query.flag("keep")? {
         dht.keep(item, &salt).await?;
     }
-    Ok(Json(
-        json!({"target": stored.target.to_string(), "seq": stored.seq, "nodes": stored.nodes}),
-    ))
+    Ok(Json(json!({
+        "target": stored.target.to_string(),
+        "key": key,
+        "salt": const_hex::encode(&salt),
+        "seq": stored.seq,
+        "nodes": stored.nodes,
+    })))
 }
 
 /// Reads a magnet link, of either kind.

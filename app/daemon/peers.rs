@@ -39,6 +39,10 @@ pub(super) async fn add(
         let why = format!("at most {MAX_ADDED} peers at a time");
         return Err(Refusal::of("add", StatusCode::BAD_REQUEST, why));
     }
+    if let Some(peer) = add.iter().find(|peer| peer.port() == 0) {
+        let why = format!("{peer}: nobody listens on port 0");
+        return Err(Refusal::of("add", StatusCode::BAD_REQUEST, why));
+    }
     shared.torrents.add_peers(hash, add).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -60,9 +60,11 @@ pub struct FollowedLink {
     /// The target of the item.
     #[serde(serialize_with = "as_text")]
     pub target: NodeId,
+    /// Whether the link is followed or published.
+    pub kind: LinkKind,
     /// Whether the link's torrents are downloaded; if not, only its item is kept.
     pub is_downloaded: bool,
-    /// The torrent that the item names, if one was added for it.
+    /// The torrent that the item names. `None` if a published item names none, and until a followed one is added.
     #[serde(serialize_with = "as_optional_text")]
     pub info_hash: Option<InfoHash>,
     /// The torrent before that one, which runs until the newer one is complete.
@@ -72,6 +74,16 @@ pub struct FollowedLink {
     pub seq: Option<i64>,
     /// The problem of the last search, human-readable; `None` if it succeeded.
     pub error: Option<String>,
+}
+
+/// The reason why a link's item is kept in the DHT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LinkKind {
+    /// The link's torrents are downloaded.
+    Followed,
+    /// The link was published here.
+    Published,
 }
 
 fn as_text<T: std::fmt::Display, S: serde::Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {

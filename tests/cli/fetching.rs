@@ -60,6 +60,7 @@ fn a_torrent_file_is_fetched_from_a_peer() {
     assert_eq!(output.stdout, fetched.bytes);
     // The log may say that the tracker does not answer.
     let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.lines().any(|line| line.starts_with("album: ")), "{stderr}");
     assert_eq!(stderr.lines().last(), Some(hash.to_string().as_str()), "{stderr}");
     // The link names the peer, by a host name.
     let port = address.rsplit_once(':').unwrap().1;
@@ -113,7 +114,7 @@ fn an_interrupted_fetch_leaves_nothing_behind() {
     let last = stderr.map(Result::unwrap).last();
     assert_eq!(
         last.as_deref(),
-        Some("error: interrupted before the metadata was complete")
+        Some("error: interrupted: song: the metadata is not complete")
     );
     let mut stdout = String::new();
     process.0.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();

@@ -179,20 +179,47 @@ fn a_torrent_file_has_a_magnet_link() {
 fn magnet_links_that_cannot_be_used() {
     let temporary = tempfile::tempdir().unwrap();
     let v2 = format!("magnet:?xt=urn:btmh:1220{}", "a".repeat(64));
-    for (source, why) in [
-        ("magnet:?dn=x", "names no torrent"),
+    for (source, code, why) in [
+        ("magnet:?dn=x", 2, "names no torrent"),
         (
             "magnet:?xt=urn:btih:123",
+            2,
             "\"123\" is neither 40 hexadecimal digits nor 32 characters of base32",
         ),
-        (&v2, "v2 torrents are not supported yet"),
+        (&v2, 1, "v2 torrents are not supported yet"),
     ] {
-        let error = crate::fail(temporary.path(), &["download", source], 1);
+        let error = crate::fail(temporary.path(), &["download", source], code);
         assert!(error.contains(why), "{error}");
     }
     let known = "magnet:?xt=urn:btih:0123456789abcdef0123456789abcdef01234567";
     let error = crate::fail(temporary.path(), &["show", known], 1);
     assert!(error.contains("known by its magnet link only"), "{error}");
+}
+
+/// A download that nobody can help but peers that connect to it says so, and where a download with a tracker searches.
+#[test]
+fn a_download_says_where_it_searches() {
+    let temporary = tempfile::tempdir().unwrap();
+    let link = format!("magnet:?xt=urn:btih:{}&dn=song", "a".repeat(40));
+    let offline = ["--listen", "127.0.0.1:0", "--no-dht", "--no-lsd", "--no-pex"];
+    let mut process = Running::start(
+        command(temporary.path(), &[&["download", &link][..], &offline].concat())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped()),
+    );
+    let mut stderr = BufReader::new(process.0.stderr.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
+    let warning =
+        "warning: song: no tracker, no peer in the link, DHT and LSD off: only incoming peers or --peer can help";
+    assert_eq!(stderr.next().as_deref(), Some(warning));
+    let mut stdout = BufReader::new(process.0.stdout.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
+    let progress = stdout.find(|line| line.contains("0.0 %")).unwrap();
+    assert_eq!(progress, "song: 0.0 %, fetching metadata, 0 peers; no source");
+    process.signal(Signal::INT);
+    assert_eq!(process.wait().code(), Some(7));
 }
 
 fn assert_demo_leaves_nothing(stage: &str, signals: &[Signal]) {

@@ -25,15 +25,20 @@ pub fn succeed(folder: &Path, arguments: &[&str]) -> String {
     String::from_utf8(stdout).unwrap()
 }
 
-/// Runs a command that must fail quickly, and returns its one-line error.
+/// Runs a command that must fail quickly with exit code 1, and returns its one-line error.
 pub fn fail(folder: &Path, arguments: &[&str]) -> String {
+    fail_with(1, folder, arguments)
+}
+
+/// Like [`fail`], but with this exit code.
+pub fn fail_with(code: i32, folder: &Path, arguments: &[&str]) -> String {
     let mut command = command(folder, arguments);
     let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut process = Process(child);
     let status = process.wait();
     let mut stderr = String::new();
     process.0.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
-    assert_eq!(status.code(), Some(1), "{arguments:?}: {stderr}");
+    assert_eq!(status.code(), Some(code), "{arguments:?}: {stderr}");
     assert!(
         stderr.starts_with("error: ") && stderr.lines().count() == 1,
         "one line: {stderr}"

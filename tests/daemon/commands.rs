@@ -5,7 +5,7 @@ use std::fs;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::bed::{Daemon, command, fail, succeed, torrent, wait_until};
+use crate::bed::{Daemon, command, fail, fail_with, succeed, torrent, wait_until};
 
 fn parse(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
@@ -21,8 +21,23 @@ fn a_magnet_link_is_added_and_completed() {
     let link = format!("magnet:?xt=urn:btih:{hash}&dn=A+link");
     assert_eq!(succeed(folder, &["add", &link]), format!("{hash} A link\n"));
     let list = succeed(folder, &["list"]);
-    assert!(list.contains("A link") && list.contains("fetching metadata"), "{list}");
+    assert!(list.contains("A link") && list.contains(" metadata "), "{list}");
     assert!(succeed(folder, &["files", &hash]).contains("not known yet"));
+    let stats = succeed(folder, &["stats", &hash]);
+    let searching = stats.lines().find(|line| line.starts_with("searching"));
+    assert!(searching.is_some_and(|line| line.contains("DHT node")), "{stats}");
+    // The link has no name, so the torrent's name is its hash, which is not printed twice.
+    let nameless = "ab".repeat(20);
+    let link_to = format!("magnet:?xt=urn:btih:{nameless}");
+    assert_eq!(succeed(folder, &["add", &link_to]), format!("{nameless}\n"));
+    assert_eq!(succeed(folder, &["pause", &nameless]), format!("paused {nameless}\n"));
+    let added = parse(&succeed(folder, &["add", &link_to, "--json"]));
+    assert_eq!(
+        (&added[0]["info_hash"], &added[0]["name"], &added[0]["is_new"]),
+        (&json!(nameless), &json!(nameless), &json!(false)),
+        "{added}"
+    );
+    succeed(folder, &["remove", &nameless]);
     let path = format!("/api/v1/torrents/{hash}?fields=size,metadata,pieces");
     let unknown = json!({"size": null, "metadata": null, "pieces": null});
     assert_eq!(daemon.get(&path).json(), unknown);
@@ -36,7 +51,7 @@ fn a_magnet_link_is_added_and_completed() {
     assert_eq!(succeed(folder, &["list", "--stopped"]), stopped);
     assert_eq!(succeed(folder, &["resume", &hash]), format!("resumed {hash} A link\n"));
     let (mut events, mut saved) = (daemon.events(), daemon.events());
-    let error = fail(folder, &["add", "magnet:?dn=x"]);
+    let error = fail_with(2, folder, &["add", "magnet:?dn=x"]);
     assert!(error.contains("names no torrent"), "{error}");
 
     let seed = Daemon::start_with(other.path(), &["--download-dir", "."]);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use ecs_torrent::protocol::dht::krpc::{Body, Packet};
 use serde_json::json;
 
-use crate::bed::{Daemon, Process, command, fail, succeed, torrent, wait_until};
+use crate::bed::{Daemon, Process, command, fail, fail_with, succeed, torrent, wait_until};
 
 /// Nodes learn of each other by the ports that peers tell (BEP 5), so no other node is needed.
 #[test]
@@ -38,7 +38,10 @@ fn items_and_peers_are_found_at_another_daemon() {
 
     let stored = succeed(folder, &["dht", "put", "Hello World!"]);
     let target = "e5f96f6f38320f0f33959cb4d3d656452117aadb";
-    assert_eq!(stored, format!("target {target}\nstored at 1 node\n"));
+    assert_eq!(
+        stored,
+        format!("target {target}\nstored at 1 node\necs-torrent dht get {target}\n")
+    );
     for folder in [folder, theirs] {
         assert_eq!(
             succeed(folder, &["dht", "get", target]),
@@ -51,17 +54,27 @@ fn items_and_peers_are_found_at_another_daemon() {
         let put = ["dht", "put", text, "--secret", "key", "--salt", "news", "--json"];
         let stored: serde_json::Value = serde_json::from_str(&succeed(folder, &put)).unwrap();
         assert_eq!(
-            (&stored["seq"], &stored["nodes"]),
-            (&json!(number), &json!(1)),
+            (&stored["seq"], &stored["nodes"], &stored["salt"]),
+            (&json!(number), &json!(1), &json!("6e657773")),
             "{stored}"
         );
     }
     let shown = succeed(folder, &["dht", "put", "third", "--secret", "key", "--salt", "news"]);
     let key = shown.lines().find_map(|line| line.strip_prefix("key    ")).unwrap();
+    let line = shown.lines().last().unwrap().strip_prefix("ecs-torrent ").unwrap();
+    assert_eq!(line, format!("dht get --salt news --key {key}"));
+    let get: Vec<&str> = line.split(' ').collect();
+    assert_eq!(succeed(theirs, &get), "third\n");
+    let item: serde_json::Value = serde_json::from_str(&succeed(theirs, &[&get[..], &["--json"]].concat())).unwrap();
     assert_eq!(
-        succeed(theirs, &["dht", "get", "--key", key, "--salt", "news"]),
-        "third\n"
+        (&item["text"], &item["value"]),
+        (&json!("third"), &json!("353a7468697264"))
     );
+    assert_eq!(item["signed"]["key"], *key);
+    let target = shown.lines().find_map(|line| line.strip_prefix("target ")).unwrap();
+    // The other node sends the item, whose signature is that of the value with the salt.
+    let without = fail(folder, &["dht", "get", target]);
+    assert!(without.contains(target) && without.contains("--salt"), "{without}");
     let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(folder.join("key")).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600, "the key is the user's");
 
@@ -97,7 +110,20 @@ fn a_torrent_is_published_under_a_key_and_followed() {
     let watched = first_line(theirs, &["dht", "follow", &link]);
     assert_eq!(watched, magnet(&torrents[0]));
     let shown = succeed(folder, &["dht", "links"]);
-    assert_eq!(shown, format!("{link}\n    published, number 1\n"));
+    assert_eq!(shown, format!("{link}\n    published: {}, number 1\n", torrents[0]));
+    let links: serde_json::Value = serde_json::from_str(&succeed(folder, &["dht", "links", "--json"])).unwrap();
+    assert_eq!(
+        (&links[0]["kind"], &links[0]["info_hash"]),
+        (&json!("published"), &json!(torrents[0]))
+    );
+    let resolved: serde_json::Value =
+        serde_json::from_str(&succeed(theirs, &["dht", "resolve", &link, "--json"])).unwrap();
+    let expected = json!({"info_hash": torrents[0], "magnet": magnet(&torrents[0]).trim(), "seq": 1});
+    assert_eq!(resolved, expected);
+    for command in ["resolve", "follow", "unfollow"] {
+        let keyless = fail_with(2, theirs, &["dht", command, magnet(&torrents[0]).trim()]);
+        assert!(keyless.contains("has no public key"), "{keyless}");
+    }
     let third = tempfile::tempdir().unwrap();
     let download = [
         "download",
@@ -188,7 +214,7 @@ fn a_link_is_added_and_followed_across_restarts() {
     assert!(succeed(folder, &["add", &link]).contains("was already added"));
     let links = daemon.get("/api/v1/dht/links").json();
     let expected = json!([{
-        "link": link, "target": links[0]["target"], "is_downloaded": true, "info_hash": torrents[0],
+        "link": link, "target": links[0]["target"], "kind": "followed", "is_downloaded": true, "info_hash": torrents[0],
         "previous": null, "seq": 1, "error": null,
     }]);
     assert_eq!(links, expected);
@@ -216,7 +242,7 @@ fn a_link_is_added_and_followed_across_restarts() {
     assert!(fail(folder, &["dht", "unfollow", &link]).contains("not followed"));
     assert_eq!(daemon.get("/api/v1/torrents").json().as_array().unwrap().len(), 2);
     let unusable = link.replace("btpk:", "btpk:0");
-    assert!(fail(folder, &["add", &unusable]).contains("malformed"));
+    assert!(fail_with(2, folder, &["add", &unusable]).contains("malformed"));
 }
 
 #[test]
@@ -245,8 +271,9 @@ fn unusable_requests_name_their_problem() {
         assert!(found == status && error.contains(problem), "{query}: {found} {error}");
     }
     assert_eq!(daemon.get("/api/v1/dht/items/xyz").status, 400);
-    assert!(fail(folder, &["dht", "get", "xyz"]).contains("40 hexadecimal digits"));
-    assert!(fail(folder, &["dht", "lookup", "xyz"]).contains("xyz"));
+    assert!(fail_with(2, folder, &["dht", "get", "xyz"]).contains("xyz: a target is 40 hexadecimal digits"));
+    assert!(fail_with(2, folder, &["dht", "get", "--key", "xyz"]).contains("xyz: a public key is 64"));
+    assert!(fail_with(2, folder, &["dht", "lookup", "xyz"]).contains("xyz"));
     fs::write(folder.join("key"), "no key").unwrap();
     assert!(fail(folder, &["dht", "put", "x", "--secret", "key"]).contains("64 hexadecimal digits"));
     assert_eq!(fs::read_to_string(folder.join("key")).unwrap(), "no key");
@@ -298,7 +325,11 @@ fn a_daemon_without_a_dht_says_so() {
     let folder = temporary.path();
     let _daemon = Daemon::start_with(folder, &["--no-dht"]);
     for command in [["dht", "put", "x"], ["dht", "lookup", &"0".repeat(40)]] {
-        assert!(fail(folder, &command).contains("the DHT is off"));
+        let error = fail(folder, &command);
+        assert!(
+            error.contains("the DHT is off") && error.contains("--no-dht"),
+            "{error}"
+        );
     }
     assert!(succeed(folder, &["dht", "stats"]).contains("IPv4       off"));
 }

@@ -99,6 +99,10 @@ fn a_running_daemon_is_examined() {
         &["--listen", &daemon.peers, "--api", &daemon.address.to_string()],
     );
     assert!(is_content, "{found:?}");
+    // The daemon's own folder is checked, not that of the options.
+    let downloads = &of(&found, "download folder")[2];
+    let folder = folder.join("downloads").display().to_string();
+    assert!(downloads.starts_with(&folder), "{downloads}");
     let process = daemon.process.0.id();
     let text = &of(&found, "daemon")[2];
     assert!(

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::bed::{Daemon, fail, succeed, wait_until};
+use crate::bed::{Daemon, fail, fail_with, succeed, wait_until};
 use crate::choosing::seed_album;
 
 /// Each side lists the other one: who connected, who serves whom, and how much.
@@ -18,7 +18,10 @@ fn peers_are_added_and_listed() {
     assert_eq!(daemon.get(&path).json(), json!([]));
     assert_eq!(succeed(folder, &["peers", &hash]).trim(), "no peers");
 
-    succeed(folder, &["peers", &hash, "--add", &seed.peers]);
+    let refused = fail_with(2, folder, &["peers", &hash, "--add", "192.0.2.7:0"]);
+    assert!(refused.contains("192.0.2.7:0: nobody listens on port 0"), "{refused}");
+    let added = succeed(folder, &["peers", &hash, "--add", &seed.peers]);
+    assert_eq!(added.lines().next(), Some(&*format!("added {}", seed.peers)));
     let peer = |daemon: &Daemon, is_ready: fn(&Value) -> bool| {
         let mut found = Value::Null;
         wait_until("a peer", || {
@@ -61,6 +64,7 @@ fn peers_are_added_and_listed() {
     let many = vec!["192.0.2.7:6881"; 1001];
     for (body, field) in [
         (json!({"add": many}), "add"),
+        (json!({"add": ["192.0.2.7:0"]}), "add"),
         (json!({"add": ["localhost:1"]}), "body"),
         (json!({}), "body"),
     ] {
@@ -85,8 +89,9 @@ fn blocked_peers_stay_away() {
     wait_until("a peer", || has_pieces(&daemon));
 
     assert_eq!(succeed(folder, &["block"]).trim(), "no peers are blocked");
-    let shown = succeed(folder, &["block", "127.0.0.0/8", "2001:db8::1"]);
-    assert_eq!(shown.trim(), "2 networks blocked");
+    assert_eq!(succeed(folder, &["block", "127.0.0.0/8"]).trim(), "1 network blocked");
+    let shown: Value = serde_json::from_str(&succeed(folder, &["block", "2001:db8::1", "--json"])).unwrap();
+    assert_eq!(shown, json!(["127.0.0.0/8", "2001:db8::1"]));
     wait_until("no peer", || count(&daemon) == 0 && count(&seed) == 0);
     daemon.kill();
     let daemon = Daemon::start_with(folder, &arguments);

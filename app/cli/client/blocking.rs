@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::connection::Daemon;
 use super::values::text;
 use super::{DaemonAddress, settings};
-use crate::cli::output::{self, printable};
+use crate::cli::output::{self, print_json, printable};
 use crate::cli::{CliError, Outcome};
 
 #[derive(Debug, Args)]
@@ -22,6 +22,9 @@ pub(in crate::cli) struct BlockArgs {
     /// Addresses and networks.
     #[arg(value_name = "IP[/PREFIX]")]
     networks: Vec<Network>,
+    /// Print the blocked addresses as JSON.
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     daemon: DaemonAddress,
 }
@@ -32,6 +35,9 @@ pub(in crate::cli) struct UnblockArgs {
     /// Addresses and networks, as `block` lists them.
     #[arg(required = true, value_name = "IP[/PREFIX]")]
     networks: Vec<Network>,
+    /// Print the addresses that are still blocked as JSON.
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     daemon: DaemonAddress,
 }
@@ -39,6 +45,10 @@ pub(in crate::cli) struct UnblockArgs {
 pub(in crate::cli) async fn block(args: BlockArgs) -> Result<Outcome, CliError> {
     let daemon = Daemon::find(&args.daemon)?;
     let mut blocked = blocked(&daemon).await?;
+    if args.networks.is_empty() && args.json {
+        print_json(&blocked);
+        return Ok(Outcome::Done);
+    }
     if args.networks.is_empty() {
         for network in &blocked {
             say!("{}", printable(network));
@@ -53,7 +63,7 @@ pub(in crate::cli) async fn block(args: BlockArgs) -> Result<Outcome, CliError> 
             blocked.push(network);
         }
     }
-    save(&daemon, &blocked).await
+    save(&daemon, &blocked, args.json).await
 }
 
 pub(in crate::cli) async fn unblock(args: UnblockArgs) -> Result<Outcome, CliError> {
@@ -66,7 +76,7 @@ pub(in crate::cli) async fn unblock(args: UnblockArgs) -> Result<Outcome, CliErr
             return Err(CliError::Other(format!("{network} is not blocked")));
         }
     }
-    save(&daemon, &blocked).await
+    save(&daemon, &blocked, args.json).await
 }
 
 /// Returns the blocked networks.
@@ -80,10 +90,11 @@ async fn blocked(daemon: &Daemon) -> Result<Vec<String>, CliError> {
         .collect())
 }
 
-async fn save(daemon: &Daemon, blocked: &[String]) -> Result<Outcome, CliError> {
+async fn save(daemon: &Daemon, blocked: &[String], is_json: bool) -> Result<Outcome, CliError> {
     let change = json!({ "peers": { "blocked": blocked } });
     daemon.patch(settings::PATH, &change).await?;
     match blocked.len() {
+        _ if is_json => print_json(&blocked),
         0 => say!("no peers are blocked"),
         count => say!("{} blocked", output::count(count, "network")),
     }

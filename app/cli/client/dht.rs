@@ -6,21 +6,22 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use ecs_torrent::InfoHash;
 use ecs_torrent::components::dht::DhtError;
 use ecs_torrent::daemon::Token;
 use ecs_torrent::dht::sign_next;
 use ecs_torrent::engine::backends::whole_file::{read_stream, read_text};
-use ecs_torrent::protocol::bencode::{Document, Limits};
 use ecs_torrent::protocol::dht::id::NodeId;
 use ecs_torrent::protocol::dht::items::{Item, Proof, mutable_target, public_key};
-use ecs_torrent::protocol::magnet::{Magnet, MutableLink};
+use ecs_torrent::protocol::magnet::{Magnet, MagnetError, MutableLink};
+use serde_json::json;
 
-use super::DaemonAddress;
 use super::connection::Daemon;
 use super::values::text;
+use super::{DaemonAddress, settings};
 use crate::cli::output::{self, Screen, print_json, printable};
+use crate::cli::searching::Ways;
 use crate::cli::{CliError, Outcome};
 
 /// Longest secret file, in bytes: the digits of a key and white space around them.
@@ -43,7 +44,7 @@ enum DhtCommand {
     /// Search peers of a torrent.
     #[command(after_help = "\
 The torrent need not be in the daemon's list. Nothing is announced, and no peer
-is connected to.
+is connected to. Nodes that store its peers estimate how many seeds there are.
 
 Examples:
   ecs-torrent dht lookup 0c1f3b05aef04c0a1c0e0c5e9a4d1f0a9d1f3b05
@@ -51,14 +52,21 @@ Examples:
     Lookup(LookupArgs),
     /// Get an item.
     #[command(after_help = "\
+An item with a salt is found only with its salt. In the JSON, `value` is the
+bencoded value in hexadecimal digits; `text` is there if it is a UTF-8 string.
+
 Examples:
   ecs-torrent dht get e5f96f6f38320f0f33959cb4d3d656452117aadb
-  ecs-torrent dht get --key 77ff84905a91936367c01360803104f92432fcd904a43511876df5cdf3e7e548 --salt news")]
+  ecs-torrent dht get --salt news e5f96f6f38320f0f33959cb4d3d656452117aadb
+  ecs-torrent dht get --salt news --key KEY")]
+    #[command(override_usage = "ecs-torrent dht get [OPTIONS] <TARGET | --key KEY>")]
     Get(GetArgs),
     /// Store an item for two hours.
     #[command(after_help = "\
 Without --secret the item cannot be changed, and is found by its hash. With it,
 the item is found by the public key, and each `put` replaces the one before.
+Prints the command that gets the item. The JSON has the salt in hexadecimal
+digits.
 
 Examples:
   ecs-torrent dht put 'Hello World!'
@@ -128,9 +136,9 @@ struct LookupArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("item").required(true).args(["target", "key"]))]
 struct GetArgs {
     /// The item's target, 40 digits.
-    #[arg(required_unless_present = "key", conflicts_with = "key")]
     target: Option<String>,
     /// The publisher's public key, 64 digits, in place of the target.
     #[arg(long, value_name = "KEY")]
@@ -169,6 +177,9 @@ struct PutArgs {
 struct ResolveArgs {
     /// Magnet link with a public key, `magnet:?xs=urn:btpk:...`.
     link: String,
+    /// Print JSON: the info-hash, the magnet link and the item's sequence number.
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     daemon: DaemonAddress,
 }
@@ -197,6 +208,9 @@ struct PublishArgs {
     /// Do not publish it again every hour.
     #[arg(long)]
     once: bool,
+    /// Print JSON: the link and the stored item.
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     daemon: DaemonAddress,
 }
@@ -293,10 +307,8 @@ async fn stats(args: StatsArgs) -> Result<Outcome, CliError> {
 
 async fn look_up(args: LookupArgs, screen: &Screen) -> Result<Outcome, CliError> {
     let hash = info_hash(&args.torrent)?;
-    announce_search(screen);
-    let found = Daemon::find(&args.daemon)?
-        .get(&format!("/api/v1/dht/peers/{hash}"))
-        .await?;
+    let daemon = begin_search(&args.daemon, screen).await?;
+    let found = daemon.get(&format!("/api/v1/dht/peers/{hash}")).await?;
     if args.json {
         print_json(&found);
         return Ok(Outcome::Done);
@@ -312,54 +324,86 @@ async fn look_up(args: LookupArgs, screen: &Screen) -> Result<Outcome, CliError>
         output::count(nodes, "node")
     );
     screen.note(match (found["seeds"].as_u64(), found["downloaders"].as_u64()) {
-        (Some(seeds), Some(others)) => format!("{summary}; about {seeds} seeds and {others} others"),
+        (Some(seeds), Some(others)) => format!(
+            "{summary}; the nodes estimate {} and {}",
+            output::count(seeds as usize, "seed"),
+            output::count(others as usize, "downloader")
+        ),
         _ => summary,
     });
     Ok(Outcome::Done)
 }
 
-/// Shows a user at a terminal what takes some seconds.
-fn announce_search(screen: &Screen) {
+/// Returns the ways by which the daemon finds peers.
+pub(super) async fn ways(daemon: &Daemon) -> Result<Ways, CliError> {
+    let (stats, settings) = (daemon.get("/api/v1/dht").await?, daemon.get(settings::PATH).await?);
+    let further = stats["further"].as_array().into_iter().flatten();
+    let networks = [&stats["ipv4"], &stats["ipv6"]].into_iter().chain(further);
+    let nodes: Vec<u64> = networks.filter_map(|network| network["nodes"].as_u64()).collect();
+    Ok(Ways {
+        dht_nodes: (!nodes.is_empty()).then(|| nodes.iter().sum::<u64>() as usize),
+        lsd: settings["settings"]["lsd"]["enabled"] == true,
+    })
+}
+
+/// Finds the daemon, and shows a user at a terminal what takes some seconds. Fails if the daemon takes part in no DHT.
+async fn begin_search(place: &DaemonAddress, screen: &Screen) -> Result<Daemon, CliError> {
+    let daemon = Daemon::find(place)?;
+    let stats = daemon.get("/api/v1/dht").await?;
+    if stats["ipv4"].is_null() && stats["ipv6"].is_null() {
+        let why = "--no-dht, dht.enabled, or private addresses only";
+        return Err(CliError::Other(format!("{} in the daemon: {why}", DhtError::Off)));
+    }
     if screen.is_terminal() {
         screen.note("searching the DHT...");
     }
+    Ok(daemon)
 }
 
 fn info_hash(torrent: &str) -> Result<InfoHash, CliError> {
     if torrent.starts_with("magnet:") {
-        let magnet: Magnet = torrent.parse().map_err(|error| CliError::Other(format!("{error}")))?;
+        let magnet: Magnet = torrent
+            .parse()
+            .map_err(|error: MagnetError| CliError::Usage(error.to_string()))?;
         return Ok(magnet.hashes.primary());
     }
     let parsed = torrent.parse();
-    parsed.map_err(|error| CliError::Other(format!("{}: {error}", printable(torrent))))
+    parsed.map_err(|error| CliError::Usage(format!("{}: {error}", printable(torrent))))
 }
 
 async fn get(args: GetArgs, screen: &Screen) -> Result<Outcome, CliError> {
     let salt = args.salt.as_bytes();
     let target = match (&args.key, &args.target) {
         (Some(key), _) => {
-            let key = const_hex::decode_to_array(key);
-            let key = key.map_err(|_| CliError::Other("a public key is 64 hexadecimal digits".into()))?;
-            mutable_target(&key, salt)
+            let parsed = const_hex::decode_to_array(key);
+            let not_a_key = |_| CliError::Usage(format!("{}: a public key is 64 hexadecimal digits", printable(key)));
+            mutable_target(&parsed.map_err(not_a_key)?, salt)
         }
         (None, target) => {
-            let parsed: Result<NodeId, _> = target.as_deref().unwrap_or_default().parse();
-            parsed.map_err(|_| CliError::Other("a target is 40 hexadecimal digits".into()))?
+            let target = target.as_deref().unwrap_or_default();
+            let not_a_target = |_| CliError::Usage(format!("{}: a target is 40 hexadecimal digits", printable(target)));
+            target.parse::<NodeId>().map_err(not_a_target)?
         }
     };
-    announce_search(screen);
-    let item = Daemon::find(&args.daemon)?.get(&item_path(target, salt)).await?;
+    let daemon = begin_search(&args.daemon, screen).await?;
+    let item = daemon.get_if_there(&item_path(target, salt)).await?;
+    let item = item.ok_or_else(|| {
+        CliError::Other(match args.salt.is_empty() {
+            true => format!("no node has the item {target}; if it has a salt, name it with --salt"),
+            false => format!("no node has the item {target} with the salt {}", printable(&args.salt)),
+        })
+    })?;
     if args.json {
         print_json(&item);
         return Ok(Outcome::Done);
     }
-    let value = const_hex::decode(text(&item["value"])).unwrap_or_default();
-    let value = match Document::parse(&value, &Limits::default()) {
-        Ok(document) => document.root().as_str().map(str::to_owned),
-        Err(_) => None,
+    match item["text"].as_str() {
+        Some(text) => say!("{}", printable(text)),
+        None => {
+            let value = const_hex::decode(text(&item["value"])).unwrap_or_default();
+            say!("{}", printable(&String::from_utf8_lossy(&value)));
+        }
     }
-    .unwrap_or_else(|| String::from_utf8_lossy(&value).into_owned());
-    say!("{}", printable(&value));
     Ok(Outcome::Done)
 }
 
@@ -369,30 +413,43 @@ fn item_path(target: NodeId, salt: &[u8]) -> String {
 
 async fn put(args: PutArgs, screen: &Screen) -> Result<Outcome, CliError> {
     let value = read_value(&args)?;
-    announce_search(screen);
-    let daemon = Daemon::find(&args.daemon)?;
-    let (stored, key) = match &args.secret {
-        Some(file) => {
-            let (stored, item) = put_signed(&daemon, file, args.salt.as_bytes(), value, false).await?;
-            (stored, item.proof.map(|proof| const_hex::encode(proof.key)))
-        }
-        None => (daemon.post_bytes("/api/v1/dht/items", value.into()).await?, None),
+    let daemon = begin_search(&args.daemon, screen).await?;
+    let stored = match &args.secret {
+        Some(file) => put_signed(&daemon, file, args.salt.as_bytes(), value, false).await?.0,
+        None => daemon.post_bytes("/api/v1/dht/items", value.into()).await?,
     };
     if args.json {
         print_json(&stored);
         return Ok(Outcome::Done);
     }
     let nodes = stored["nodes"].as_u64().unwrap_or_default() as usize;
-    say!("target {}", printable(text(&stored["target"])));
-    if let Some(key) = key {
+    let target = printable(text(&stored["target"]));
+    say!("target {target}");
+    let key = stored["key"].as_str().map(printable);
+    if let Some(key) = &key {
         say!("key    {key}");
     }
     say!("stored at {}", output::count(nodes, "node"));
+    let item = key.map_or(target, |key| format!("--key {key}"));
+    match args.salt.is_empty() {
+        true => say!("ecs-torrent dht get {item}"),
+        false => say!("ecs-torrent dht get --salt {} {item}", quoted(&args.salt)),
+    }
     Ok(Outcome::Done)
 }
 
+/// Returns a text as a shell takes it for one word.
+fn quoted(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._/:@%+=-".contains(c);
+    match text.chars().all(is_plain) && !text.starts_with('-') {
+        true => text.to_owned(),
+        false => format!("'{}'", printable(text).replace('\'', r"'\''")),
+    }
+}
+
 fn mutable_link(text: &str) -> Result<MutableLink, CliError> {
-    text.parse().map_err(|error| CliError::Other(format!("{error}")))
+    text.parse()
+        .map_err(|error: MagnetError| CliError::Usage(error.to_string()))
 }
 
 /// Returns the torrent that a link names and its sequence number; `None` if no node has its item.
@@ -407,10 +464,14 @@ async fn find_torrent(daemon: &Daemon, link: &MutableLink) -> Result<Option<(Inf
 
 async fn resolve(args: ResolveArgs, screen: &Screen) -> Result<Outcome, CliError> {
     let link = mutable_link(&args.link)?;
-    announce_search(screen);
-    match find_torrent(&Daemon::find(&args.daemon)?, &link).await? {
-        Some((torrent, _)) => say!("magnet:?xt=urn:btih:{torrent}"),
-        None => return Err(CliError::Other("no node knows the torrent of this key".into())),
+    let daemon = begin_search(&args.daemon, screen).await?;
+    let (torrent, seq) = find_torrent(&daemon, &link)
+        .await?
+        .ok_or_else(|| CliError::Other("no node knows the torrent of this key".into()))?;
+    let magnet = Magnet::from(torrent).to_string();
+    match args.json {
+        true => print_json(&json!({"info_hash": torrent.to_string(), "magnet": magnet, "seq": seq})),
+        false => say!("{magnet}"),
     }
     Ok(Outcome::Done)
 }
@@ -433,13 +494,18 @@ async fn follow(args: FollowArgs) -> Result<Outcome, CliError> {
 
 async fn publish(args: PublishArgs, screen: &Screen) -> Result<Outcome, CliError> {
     let value = MutableLink::value_of(info_hash(&args.torrent)?);
-    announce_search(screen);
-    let (daemon, salt) = (Daemon::find(&args.daemon)?, args.salt.as_bytes());
-    let (stored, item) = put_signed(&daemon, &args.secret, salt, value, !args.once).await?;
-    if let Some(Proof { key, .. }) = item.proof {
+    let daemon = begin_search(&args.daemon, screen).await?;
+    let (mut stored, item) = put_signed(&daemon, &args.secret, args.salt.as_bytes(), value, !args.once).await?;
+    let link = item.proof.map(|Proof { key, .. }| {
         let salt = args.salt.into_bytes();
-        say!("{}", MutableLink { key, salt });
+        MutableLink { key, salt }.to_string()
+    });
+    if args.json {
+        stored["link"] = link.into();
+        print_json(&stored);
+        return Ok(Outcome::Done);
     }
+    link.iter().for_each(|link| say!("{link}"));
     let nodes = stored["nodes"].as_u64().unwrap_or_default() as usize;
     screen.note(format!("stored at {}", output::count(nodes, "node")));
     Ok(Outcome::Done)
@@ -457,7 +523,8 @@ async fn links(args: LinksArgs) -> Result<Outcome, CliError> {
             let torrent = link["info_hash"].as_str().unwrap_or("not found yet");
             say!("    followed: {}", printable(torrent));
         } else {
-            say!("    published, number {}", link["seq"]);
+            let torrent = link["info_hash"].as_str().unwrap_or("no torrent");
+            say!("    published: {}, number {}", printable(torrent), link["seq"]);
         }
         if let Some(error) = link["error"].as_str() {
             say!("    {}", printable(error));

@@ -33,9 +33,17 @@ pub(super) struct Found {
     pub(super) is_stopped: bool,
 }
 
+/// Returns a torrent's info-hash and name. A magnet link without a name gives the torrent its hash as name.
+pub(super) fn titled(hash: &str, name: &str) -> String {
+    match name == hash {
+        true => hash.to_owned(),
+        false => format!("{hash} {}", printable(name)),
+    }
+}
+
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.hash, printable(&self.name))
+        f.write_str(&titled(&self.hash.to_string(), &self.name))
     }
 }
 

@@ -39,6 +39,10 @@ pub(in crate::cli) async fn run(args: PeersArgs) -> Result<Outcome, CliError> {
     let path = format!("/api/v1/torrents/{hash}/peers");
     if !added.is_empty() {
         daemon.patch(&path, &json!({ "add": added })).await?;
+        if !args.json {
+            let added: Vec<String> = added.iter().map(ToString::to_string).collect();
+            say!("added {}", added.join(", "));
+        }
     }
     let peers = daemon.get(&path).await?;
     match args.json {

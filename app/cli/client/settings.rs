@@ -4,9 +4,9 @@ use bytesize::ByteSize;
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::DaemonAddress;
 use super::connection::Daemon;
-use super::{DaemonAddress, print_json};
-use crate::cli::output::printable;
+use crate::cli::output::{print_json, printable};
 use crate::cli::{CliError, Outcome};
 
 #[derive(Debug, Args)]
@@ -58,7 +58,7 @@ pub(in crate::cli) struct ResetArgs {
 }
 
 /// The path of the settings.
-pub(super) const PATH: &str = "/api/v1/settings";
+pub(in crate::cli) const PATH: &str = "/api/v1/settings";
 
 pub(in crate::cli) async fn get(args: GetArgs) -> Result<Outcome, CliError> {
     let daemon = Daemon::find(&args.daemon)?;

@@ -1,7 +1,7 @@
 //! The daemon's answers in human-readable form.
 
 use console::{Alignment, Style, measure_text_width, pad_str};
-use ecs_torrent::Field;
+use ecs_torrent::{Field, TorrentState};
 use serde_json::Value;
 use time::OffsetDateTime;
 
@@ -31,6 +31,10 @@ const SHOWN_DIGITS: usize = 12;
 /// Prints one line per torrent, and below it the reason if the torrent has failed, is blocked or has seeded enough.
 /// Names are shortened to the width of the terminal, if there is one.
 pub(super) fn torrents(torrents: &Value) {
+    table_of_torrents(torrents).print("no torrents");
+}
+
+fn table_of_torrents(torrents: &Value) -> Table<8> {
     let mut table = Table::shortened([
         ("HASH", Alignment::Left),
         ("SIZE", Alignment::Right),
@@ -41,13 +45,15 @@ pub(super) fn torrents(torrents: &Value) {
         ("PEERS", Alignment::Right),
         ("NAME", Alignment::Left),
     ]);
+    // The size changes least, and a hash and the state are needed most.
+    table.dropped_first = &[1, 6, 5, 4, 2];
     for torrent in torrents.as_array().into_iter().flatten() {
         let hash = text(&torrent["info_hash"]);
         table.row([
             hash.get(..SHOWN_DIGITS).unwrap_or(hash).to_owned(),
             bytes(&torrent["size"]),
             percent(&torrent["progress"]),
-            state(text(&torrent["state"])),
+            short_state(text(&torrent["state"])),
             speed(&torrent["speed"]["download"]),
             speed(&torrent["speed"]["upload"]),
             number(&torrent["peer_count"]).to_string(),
@@ -60,7 +66,7 @@ pub(super) fn torrents(torrents: &Value) {
             table.note(&format!("its seeding limit is reached: {}", printable(limit)));
         }
     }
-    table.print("no torrents");
+    table
 }
 
 /// Prints one line per torrent, in the order of the queue.
@@ -257,6 +263,14 @@ fn name_of(field: &str) -> String {
     }
 }
 
+/// Returns the human-readable name of a torrent's state in a table: without the phase of a stop.
+fn short_state(name: &str) -> String {
+    match name.parse() {
+        Ok(TorrentState::FetchingMetadata) => "metadata".to_owned(),
+        _ => state(name.split('/').next().unwrap_or_default()),
+    }
+}
+
 /// Returns the human-readable name of a torrent's state.
 fn state(name: &str) -> String {
     printable(name).replace('_', " ")
@@ -360,6 +374,8 @@ struct Table<const N: usize> {
     rows: Vec<Row<N>>,
     /// Whether the last column is shortened to the width of the terminal.
     is_shortened: bool,
+    /// Columns that are left out one after the other where the last one would have less than [`MIN_SHORTENED`].
+    dropped_first: &'static [usize],
 }
 
 struct Row<const N: usize> {
@@ -386,6 +402,7 @@ impl<const N: usize> Table<N> {
                 note: String::new(),
             }],
             is_shortened: false,
+            dropped_first: &[],
         }
     }
 
@@ -428,15 +445,23 @@ impl<const N: usize> Table<N> {
             cells.max().unwrap_or_default()
         };
         let mut widths: [usize; N] = std::array::from_fn(width);
+        let mut is_shown = [true; N];
         if let (Some(terminal), true, Some((last, others))) =
             (terminal_width, self.is_shortened, widths.split_last_mut())
         {
-            let before: usize = others.iter().map(|width| width + GAP.len()).sum();
+            let mut before: usize = others.iter().map(|width| width + GAP.len()).sum();
+            for column in self.dropped_first {
+                if before + (*last).min(MIN_SHORTENED) > terminal {
+                    before -= others[*column] + GAP.len();
+                    is_shown[*column] = false;
+                }
+            }
             *last = (*last).min(terminal.saturating_sub(before).max(MIN_SHORTENED));
         }
         let line = |row: &Row<N>| {
-            let cells = row.cells.iter().zip(widths).zip(self.alignments);
-            let cells = cells.map(|((cell, width), alignment)| pad_str(cell, width, alignment, Some("…")));
+            let cells = row.cells.iter().zip(widths).zip(self.alignments).zip(is_shown);
+            let cells = cells.filter(|(_, is_shown)| *is_shown);
+            let cells = cells.map(|(((cell, width), alignment), _)| pad_str(cell, width, alignment, Some("…")));
             cells.collect::<Vec<_>>().join(GAP).trim_end().to_owned()
         };
         let mut lines = Vec::new();
@@ -477,6 +502,36 @@ mod tests {
         assert_eq!(table.lines(Some(33)), [whole[0], "1.00 MiB  a name of 24 character…"]);
         let narrow = table.lines(Some(5));
         assert_eq!(narrow[1], "1.00 MiB  a name of…", "something of the name stays");
+    }
+
+    /// The list fits a terminal of 80 columns with each state and the longest numbers. A narrower one shows fewer columns.
+    #[test]
+    fn a_list_fits_the_terminal_in_every_state() {
+        for state in TorrentState::ALL {
+            let torrents = json!([{
+                "info_hash": "0c1f3b05aef04c0a1c0e0c5e9a4d1f0a9d1f3b05", "size": 1023_u64 << 20, "progress": 1.0,
+                "state": state.name(), "speed": {"download": 1023_u64 << 20, "upload": 1023_u64 << 20},
+                "peer_count": 1000, "name": "a name that is much longer than the terminal is wide",
+            }]);
+            let table = table_of_torrents(&torrents);
+            for width in [50, 80, 100] {
+                let lines = table.lines(Some(width));
+                assert!(
+                    lines.iter().all(|line| measure_text_width(line) <= width),
+                    "{width}: {lines:#?}"
+                );
+                let [head, row] = lines.as_slice() else {
+                    panic!("{lines:#?}")
+                };
+                assert!(
+                    head.contains("STATE") && row.contains(&short_state(state.name())),
+                    "{lines:#?}"
+                );
+                assert!(row.contains("  a name th"), "{lines:#?}");
+            }
+            assert!(table.lines(Some(80))[0].contains("UP"), "{:#?}", table.lines(Some(80)));
+            assert!(table.lines(None)[0].contains("SIZE"));
+        }
     }
 
     /// The reason of a failure is readable in a terminal of 80 columns, whatever its length and that of the name.

@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::saved;
+use ecs_torrent::components::stats::{PieceCounts, Speed};
 use ecs_torrent::protocol::magnet::MutableLink;
-use ecs_torrent::{TorrentId, TorrentState, TorrentStats};
+use ecs_torrent::{Source, TorrentId, TorrentState, TorrentStats, Torrents};
 use indicatif::ProgressBar;
 use serde_json::json;
 
 use super::INTERVALS;
-use crate::cli::output::{self, Screen};
+use crate::cli::output::{self, Layout, Screen};
+use crate::cli::searching::Ways;
 
 /// Minimum time between two plain lines of one torrent.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
@@ -24,6 +26,7 @@ pub(super) struct Reporter {
     /// The folder from which an interrupted download continues.
     state_dir: PathBuf,
     torrents: BTreeMap<TorrentId, Reported>,
+    ways: Ways,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +60,7 @@ enum End {
 }
 
 impl Reporter {
-    pub(super) fn new(screen: Screen, quiet: bool, json: bool, state_dir: PathBuf) -> Self {
+    pub(super) fn new(screen: Screen, quiet: bool, json: bool, state_dir: PathBuf, ways: Ways) -> Self {
         let manner = match (quiet, json, screen.is_terminal()) {
             (true, ..) => Manner::Quiet,
             (_, true, _) => Manner::Json,
@@ -69,6 +72,7 @@ impl Reporter {
             manner,
             state_dir,
             torrents: BTreeMap::new(),
+            ways,
         }
     }
 
@@ -78,6 +82,23 @@ impl Reporter {
             let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
             self.screen
                 .line(format_args!("listening on {}", addresses.join(" and ")));
+        }
+    }
+
+    /// Warns if only incoming peers can help a torrent.
+    pub(super) fn warn(&self, source: &Source, peers: &[SocketAddr]) {
+        if self.manner != Manner::Quiet
+            && let Some(warning) = self.ways.warning(source, peers)
+        {
+            self.screen.warning(warning);
+        }
+    }
+
+    /// Updates what is shown of the search for peers, if a torrent's metadata is searched.
+    pub(super) async fn update_ways(&mut self, torrents: &Torrents) {
+        let is_shown = matches!(self.manner, Manner::Bars | Manner::Lines);
+        if is_shown && self.torrents.values().any(|torrent| torrent.size.is_none()) {
+            self.ways.update(torrents).await;
         }
     }
 
@@ -108,7 +129,7 @@ impl Reporter {
                 Some(size) => self.screen.bar(size),
                 None => self.screen.status(),
             };
-            bar.set_prefix(output::prefix(&stats.name));
+            bar.set_prefix(self.screen.layout().prefix(&stats.name));
             bar
         });
         match self.manner {
@@ -146,7 +167,7 @@ impl Reporter {
             torrent.downloaded_before.get_or_insert(stats.downloaded);
         }
         if let Some(bar) = &torrent.bar {
-            bar.set_message(describe(stats));
+            bar.set_message(describe(stats, self.ways, self.screen.layout()));
             bar.set_position(if stats.state == TorrentState::Checking {
                 stats.checked
             } else {
@@ -174,8 +195,11 @@ impl Reporter {
         } else if self.manner == Manner::Lines && is_due {
             torrent.last_line = Instant::now();
             let progress = stats.progress() * 100.0;
-            self.screen
-                .line(format!("{}: {progress:.1} %, {}", stats.name, describe(stats)));
+            self.screen.line(format!(
+                "{}: {progress:.1} %, {}",
+                stats.name,
+                describe(stats, self.ways, Layout::Wide)
+            ));
         }
     }
 
@@ -185,7 +209,7 @@ impl Reporter {
         let Some(torrent) = torrent.filter(|torrent| torrent.size.is_none() && stats.size.is_some()) else {
             return;
         };
-        torrent.learn(stats);
+        torrent.learn(stats, self.screen.layout());
         match self.manner {
             Manner::Json => self.json("metadata", stats),
             Manner::Lines => self.screen.line(format!("{}: {}", stats.name, size_and_pieces(stats))),
@@ -373,13 +397,13 @@ impl Reporter {
 
 impl Reported {
     /// Takes over what the metadata says.
-    fn learn(&mut self, stats: &TorrentStats) {
+    fn learn(&mut self, stats: &TorrentStats, layout: Layout) {
         self.name.clone_from(&stats.name);
         self.size = stats.size;
         if let Some(bar) = &self.bar {
-            bar.set_style(output::bar_style());
+            bar.set_style(layout.bar_style());
             bar.set_length(stats.wanted.unwrap_or_default());
-            bar.set_prefix(output::prefix(&stats.name));
+            bar.set_prefix(layout.prefix(&stats.name));
         }
     }
 }
@@ -397,25 +421,45 @@ fn size(stats: &TorrentStats) -> String {
     stats.size.map_or_else(|| "unknown size".to_owned(), output::bytes)
 }
 
-/// Formats a torrent's progress: `12.3 MiB/s down, 8 peers, 452/1000 pieces, ETA 12 s`.
-pub(in crate::cli) fn describe(stats: &TorrentStats) -> String {
+/// The numbers of a running download that are shown.
+struct Download {
+    speed: Speed,
+    peers: usize,
+    pieces: Option<PieceCounts>,
+    left: Option<u64>,
+}
+
+impl Download {
+    /// Formats the progress: `12.3 MiB/s down, 8 peers, 452/1000 pieces, ETA 12 s`; in the narrow layout
+    /// `12.3 MiB/s, ETA 12 s, 8 peers`.
+    fn parts(&self, layout: Layout) -> Vec<String> {
+        let speed = output::speed(self.speed.download);
+        let peers = output::count(self.peers, "peer");
+        let eta = self.left.and_then(|left| output::eta(left, self.speed.download));
+        let eta = eta.map(|eta| format!("ETA {}", output::duration(eta)));
+        if layout == Layout::Narrow {
+            return [Some(speed), eta, Some(peers)].into_iter().flatten().collect();
+        }
+        let upload = (self.speed.upload > 0).then(|| format!("{} up", output::speed(self.speed.upload)));
+        let pieces = self.pieces;
+        let pieces = pieces.map(|pieces| format!("{}/{} pieces", pieces.held, pieces.total));
+        let parts = [Some(format!("{speed} down")), upload, Some(peers), pieces, eta];
+        parts.into_iter().flatten().collect()
+    }
+}
+
+/// Formats a torrent's progress. `ways` is where the metadata of a torrent is searched.
+pub(in crate::cli) fn describe(stats: &TorrentStats, ways: Ways, layout: Layout) -> String {
     let mut parts = Vec::new();
     match stats.state {
         TorrentState::Downloading => {
-            parts.push(format!("{} down", output::speed(stats.speed.download)));
-            if stats.speed.upload > 0 {
-                parts.push(format!("{} up", output::speed(stats.speed.upload)));
-            }
-            parts.push(output::count(stats.peers.len(), "peer"));
-            if let Some(pieces) = stats.pieces {
-                parts.push(format!("{}/{} pieces", pieces.held, pieces.total));
-            }
-            if let Some(eta) = stats
-                .left
-                .and_then(|missing| output::eta(missing, stats.speed.download))
-            {
-                parts.push(format!("ETA {}", output::duration(eta)));
-            }
+            let download = Download {
+                speed: stats.speed,
+                peers: stats.peers.len(),
+                pieces: stats.pieces,
+                left: stats.left,
+            };
+            parts.extend(download.parts(layout));
         }
         state @ (TorrentState::Finished | TorrentState::Seeding) => {
             parts.push(format!("{state}, {} up", output::speed(stats.speed.upload)));
@@ -427,7 +471,8 @@ pub(in crate::cli) fn describe(stats: &TorrentStats) -> String {
             let metadata = stats.metadata.filter(|metadata| metadata.pieces > 1);
             let pieces = metadata.map(|metadata| format!(", {}/{} pieces", metadata.received, metadata.pieces));
             parts.push(format!("fetching metadata{}", pieces.unwrap_or_default()));
-            parts.push(output::count(stats.peers.len(), "peer"));
+            let peers = output::count(stats.peers.len(), "peer");
+            parts.push(format!("{peers}; {}", ways.describe(stats.trackers.len())));
         }
         other => parts.push(other.name().replace(['/', '_'], " ")),
     }
@@ -437,4 +482,38 @@ pub(in crate::cli) fn describe(stats: &TorrentStats) -> String {
         parts.push(format!("tracker: {problem}"));
     }
     parts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The largest usual numbers are not cut off at 80 columns, and the wide layout shows everything.
+    #[test]
+    fn progress_fits_a_terminal_of_80_columns() {
+        let download = Download {
+            speed: Speed {
+                download: (12 << 20) + (350 << 10),
+                upload: 1 << 20,
+            },
+            peers: 100,
+            pieces: Some(PieceCounts {
+                total: 100_000,
+                held: 50_000,
+                size: 1 << 20,
+            }),
+            left: Some(3599 * ((12 << 20) + (350 << 10))),
+        };
+        let message = download.parts(Layout::Narrow).join(", ");
+        assert_eq!(message, "12.34 MiB/s, ETA 59 min 59 s, 100 peers");
+        let prefix = Layout::Narrow.prefix("a name of many characters");
+        // The template of the bar.
+        let line = format!("{prefix} {:6} 100% of 1.38 GiB  {message}", "");
+        assert!(console::measure_text_width(&line) <= 80, "{line}");
+        let message = download.parts(Layout::Wide).join(", ");
+        assert_eq!(
+            message,
+            "12.34 MiB/s down, 1.00 MiB/s up, 100 peers, 50000/100000 pieces, ETA 59 min 59 s"
+        );
+    }
 }

@@ -79,6 +79,9 @@ pub enum MagnetError {
     /// No `xt` names a torrent.
     #[error("the magnet link names no torrent: it has no \"xt=urn:btih:\" with an info-hash")]
     NoHash,
+    /// No `xs` has a public key (BEP 46).
+    #[error("the magnet link has no public key: it has no \"xs=urn:btpk:\" with 64 hexadecimal digits")]
+    NoKey,
     /// An info-hash of the wrong length or with other characters.
     #[error("the magnet link's info-hash {0:?} is neither 40 hexadecimal digits nor 32 characters of base32")]
     BadHash(String),

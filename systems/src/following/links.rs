@@ -6,7 +6,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use ecs_torrent_components::commands::{AddOptions, Reply};
-use ecs_torrent_components::links::{FollowError, FollowedLink};
+use ecs_torrent_components::links::{FollowError, FollowedLink, LinkKind};
 use ecs_torrent_protocol::bencode::{BencodeError, Document, Limits, Value};
 use ecs_torrent_protocol::dht::id::NodeId;
 use ecs_torrent_protocol::dht::items::Item;
@@ -114,8 +114,12 @@ impl Link {
         FollowedLink {
             link: self.link.clone(),
             target: self.link.target(),
+            kind: download.map_or(LinkKind::Published, |_| LinkKind::Followed),
             is_downloaded: download.is_some(),
-            info_hash: download.and_then(|download| download.torrent),
+            info_hash: match download {
+                Some(download) => download.torrent,
+                None => self.item.as_ref().and_then(|item| MutableLink::torrent_in(&item.value)),
+            },
             previous: download.and_then(|download| download.previous),
             seq: self.seq(),
             error: self.problem.as_ref().map(ToString::to_string),

@@ -85,7 +85,7 @@ impl FromStr for MutableLink {
         if salt.len() > MAX_SALT {
             return Err(MagnetError::BadKey(const_hex::encode(salt)));
         }
-        let key = key.ok_or(MagnetError::NoHash)?;
+        let key = key.ok_or(MagnetError::NoKey)?;
         Ok(Self { key, salt })
     }
 }
@@ -126,7 +126,7 @@ mod tests {
         let read = |text: &str| text.parse::<MutableLink>().unwrap_err();
         let (short, long) = (&KEY[2..], "00".repeat(65));
         assert_eq!(read("http://a"), MagnetError::Scheme);
-        assert_eq!(read("magnet:?xs=urn:other:1"), MagnetError::NoHash);
+        assert_eq!(read("magnet:?xs=urn:other:1"), MagnetError::NoKey);
         for text in [
             format!("magnet:?xs=urn:btpk:{short}"),
             format!("magnet:?xs=urn:btpk:{KEY}&s=x"),

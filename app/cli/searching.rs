@@ -1,0 +1,113 @@
+//! Where the peers of a torrent without metadata are searched.
+
+use std::net::SocketAddr;
+
+use ecs_torrent::components::dht::{DhtNetwork, DhtStats};
+use ecs_torrent::{Settings, Source, Torrents};
+
+use super::output;
+
+/// The ways by which peers of a torrent are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Ways {
+    /// Nodes of the DHT that are known; `None` if the DHT is off.
+    pub(super) dht_nodes: Option<usize>,
+    /// Whether peers are searched on the local network.
+    pub(super) lsd: bool,
+}
+
+impl Ways {
+    /// Returns the ways that settings switch on. No node of the DHT is known yet.
+    pub(super) fn of(settings: &Settings) -> Self {
+        Self {
+            dht_nodes: settings.dht.enabled.then_some(0),
+            lsd: settings.lsd.enabled,
+        }
+    }
+
+    /// Updates the number of known nodes of the DHT.
+    pub(super) async fn update(&mut self, torrents: &Torrents) {
+        if self.dht_nodes.is_some()
+            && let Ok(stats) = torrents.dht().stats().await
+        {
+            self.dht_nodes = Some(nodes(&stats));
+        }
+    }
+
+    /// Returns a warning if only incoming peers can help: the source is a link without trackers and peers, and peers are
+    /// searched nowhere else.
+    pub(super) fn warning(self, source: &Source, peers: &[SocketAddr]) -> Option<String> {
+        let Source::Magnet(magnet) = source else {
+            return None;
+        };
+        let is_searched = self.dht_nodes.is_some() || self.lsd || !magnet.trackers.is_empty();
+        let is_known = !peers.is_empty() || !magnet.peers.is_empty() || !magnet.peer_hosts.is_empty();
+        (!is_searched && !is_known).then(|| {
+            format!(
+                "{}: no tracker, no peer in the link, DHT and LSD off: only incoming peers or --peer can help",
+                output::printable(magnet.name.as_deref().unwrap_or(&magnet.hashes.primary().to_string()))
+            )
+        })
+    }
+
+    /// Describes the search for peers of a torrent with this number of trackers: `2 trackers, 120 DHT nodes, LSD`.
+    pub(super) fn describe(self, trackers: usize) -> String {
+        let dht = self.dht_nodes.map(|nodes| output::count(nodes, "DHT node"));
+        let parts = [
+            (trackers > 0).then(|| output::count(trackers, "tracker")),
+            dht,
+            self.lsd.then(|| "LSD".to_owned()),
+        ];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        match parts.is_empty() {
+            true => "no source".to_owned(),
+            false => parts.join(", "),
+        }
+    }
+}
+
+fn nodes(stats: &DhtStats) -> usize {
+    let further = stats.further.iter().map(|node| &node.network);
+    let networks = stats.ipv4.iter().chain(&stats.ipv6).chain(further);
+    networks.map(|network: &DhtNetwork| network.nodes).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_that_nobody_is_asked_about_gets_a_warning() {
+        let hash = "a".repeat(40);
+        let warning = |ways: Ways, more: &str, peers: &[SocketAddr]| {
+            let magnet = format!("magnet:?xt=urn:btih:{hash}{more}").parse().unwrap();
+            ways.warning(&Source::Magnet(Box::new(magnet)), peers)
+        };
+        let none = Ways::default();
+        assert!(
+            warning(none, "&dn=song", &[])
+                .unwrap()
+                .starts_with("song: no tracker, ")
+        );
+        assert!(warning(none, "", &[]).unwrap().starts_with(&hash));
+        assert_eq!(warning(none, "&tr=udp://a:1", &[]), None);
+        assert_eq!(warning(none, "&x.pe=192.0.2.1:5", &[]), None);
+        assert_eq!(warning(none, "&x.pe=localhost:5", &[]), None);
+        assert_eq!(warning(none, "", &["192.0.2.1:5".parse().unwrap()]), None);
+        let ways = Ways { lsd: true, ..none };
+        assert_eq!(warning(ways, "", &[]), None);
+        let dht_nodes = Some(0);
+        assert_eq!(warning(Ways { dht_nodes, ..none }, "", &[]), None);
+    }
+
+    #[test]
+    fn the_search_is_described_by_its_ways() {
+        let ways = Ways {
+            dht_nodes: Some(1),
+            lsd: true,
+        };
+        assert_eq!(ways.describe(2), "2 trackers, 1 DHT node, LSD");
+        assert_eq!(Ways::default().describe(1), "1 tracker");
+        assert_eq!(Ways::default().describe(0), "no source");
+    }
+}
