@@ -25,6 +25,8 @@ mod placement;
 mod searching;
 mod show;
 mod signals;
+#[cfg(feature = "daemon")]
+mod state;
 mod torrent_file;
 mod transfer;
 mod verify;
@@ -158,6 +160,9 @@ enum Command {
     /// Read or change settings of the daemon, or check a configuration file.
     #[cfg(feature = "daemon")]
     Config(config::ConfigArgs),
+    /// Export or import all state in one archive.
+    #[cfg(feature = "daemon")]
+    State(state::StateArgs),
     /// Check folders, ports, limits and the daemon, and say what to do.
     #[cfg(feature = "daemon")]
     Doctor(doctor::DoctorArgs),
@@ -218,6 +223,9 @@ enum CliError {
     #[cfg(feature = "daemon")]
     #[error(transparent)]
     Api(#[from] ecs_torrent::daemon::ApiError),
+    #[cfg(feature = "daemon")]
+    #[error(transparent)]
+    Archive(#[from] ecs_torrent::archive::ArchiveError),
     /// The failed operation, and the reason.
     #[error("{0}: {1}")]
     Io(String, std::io::Error),
@@ -334,6 +342,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Shutdown(args) => block_on(client::shutdown(args)),
         #[cfg(feature = "daemon")]
         Command::Config(args) => block_on(config::run(args)),
+        #[cfg(feature = "daemon")]
+        Command::State(args) => block_on(state::run(args, screen)),
         #[cfg(feature = "daemon")]
         Command::Doctor(args) => block_on(doctor::run(args)),
         Command::Completions { shell } => {

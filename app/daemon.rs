@@ -32,6 +32,7 @@ mod routes;
 mod server;
 mod settings;
 mod socket;
+mod state;
 mod token;
 mod trackers;
 mod turns;
@@ -45,7 +46,7 @@ use std::time::Duration;
 
 use ecs_torrent_components::settings::seconds;
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::task::JoinSet;
 
 pub use self::address::ApiAddress;
@@ -129,6 +130,10 @@ struct ApiState {
     /// The settings of the API, for users.
     settings: serde_json::Value,
     max_body_bytes: usize,
+    max_state_bytes: u64,
+    state_dir: PathBuf,
+    /// Held during an import.
+    importing: Arc<Mutex<()>>,
     body_timeout: Duration,
     /// Permits to hold KiB of requests' bodies in memory.
     bodies: Semaphore,
@@ -194,6 +199,9 @@ impl Api {
             roots,
             settings: serde_json::to_value(settings).unwrap_or_default(),
             max_body_bytes: settings.max_body_bytes,
+            max_state_bytes: settings.max_state_bytes,
+            state_dir: state_dir.to_owned(),
+            importing: Arc::default(),
             body_timeout: seconds(settings.body_timeout_s),
             bodies: Semaphore::new(MAX_BODIES * requests::kib(settings.max_body_bytes)),
             phase: AtomicU8::new(Phase::Starting as u8),

@@ -36,6 +36,8 @@
 struct Readme;
 
 #[cfg(feature = "daemon")]
+pub mod archive;
+#[cfg(feature = "daemon")]
 pub mod automation;
 mod blocking;
 #[cfg(feature = "daemon")]

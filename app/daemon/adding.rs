@@ -168,7 +168,7 @@ pub(super) fn refuse_if_stopping(shared: &Shared) -> Result<(), Refusal> {
     }
 }
 
-fn failed(error: tokio::task::JoinError) -> Refusal {
+pub(super) fn failed(error: tokio::task::JoinError) -> Refusal {
     Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
 }
 

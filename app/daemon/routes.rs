@@ -12,7 +12,7 @@ use super::answers::{self, Refusal};
 use super::requests::{NamedTorrent, NoParameters, Query, parse_hash};
 use super::{
     NONCE_DIGITS, Phase, Shared, adding, changing, content, dht, events, files, guard, limits, listing, metrics,
-    moving, peers, queue, trackers,
+    moving, peers, queue, state, trackers,
 };
 use crate::{Field, RemoveOptions};
 
@@ -133,6 +133,8 @@ fn table() -> Vec<Route> {
         route("post", "/api/v1/torrents/{hash}/resume", Token, routing::post(resume)),
         route("get", "/api/v1/settings", Token, routing::get(changing::get)),
         route("patch", "/api/v1/settings", Token, routing::patch(changing::change)),
+        route("get", "/api/v1/state", Token, routing::get(state::export)),
+        route("post", "/api/v1/state", Token, routing::post(state::import)),
         route("get", "/api/v1/dht", Token, routing::get(dht::stats)),
         route("get", "/api/v1/dht/peers/{hash}", Token, routing::get(dht::find_peers)),
         route("get", "/api/v1/dht/items/{target}", Token, routing::get(dht::get)),

@@ -23,7 +23,9 @@ pub struct ApiSettings {
     pub allow_roots: Vec<PathBuf>,
     /// Longest body of a request, which is a torrent file. Default 10 MiB.
     pub max_body_bytes: usize,
-    /// Time for the whole body of a request to arrive. Default 30 s.
+    /// Longest archive that is imported with `/api/v1/state`. Default 1 GiB.
+    pub max_state_bytes: u64,
+    /// Time for the whole body of a request to arrive, and for each part of an archive. Default 30 s.
     pub body_timeout_s: u64,
     /// Time for the whole head of a request to arrive, and for the next request on a connection that is kept.
     /// Default 10 s.
@@ -46,6 +48,7 @@ pub struct ApiSettings {
 
 setting_ranges!(ApiSettings, "api" {
     max_body_bytes: 1..=1 << 30,
+    max_state_bytes: 1..=1 << 40,
     body_timeout_s: 1..=3600,
     header_timeout_s: 1..=3600,
     write_timeout_s: 1..=3600,
@@ -63,6 +66,7 @@ impl Default for ApiSettings {
             names: Vec::new(),
             allow_roots: Vec::new(),
             max_body_bytes: 10 << 20,
+            max_state_bytes: 1 << 30,
             body_timeout_s: 30,
             header_timeout_s: 10,
             write_timeout_s: 10,

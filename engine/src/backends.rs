@@ -10,6 +10,7 @@ mod jobs;
 pub mod nearest;
 pub mod net;
 mod sink;
+pub mod staging;
 pub mod state;
 pub mod whole_file;
 
@@ -173,7 +174,7 @@ pub fn real(
     };
     let runtime = SharedRuntime::start(settings.net.threads)?;
     let state_dir = settings.session.state_dir.as_deref();
-    let sessions = state_dir.map(|folder| folder.join(state::SESSIONS));
+    let sessions = state_dir.map(|folder| folder.join(staging::SESSIONS));
     let protected: Vec<&Path> = state_dir.into_iter().chain(sessions.as_deref()).collect();
     let (net, local) = net::TokioNet::start(&settings.net, carriers, epoch, runtime.clone(), waker)?;
     Ok(Backends {

@@ -54,6 +54,7 @@ mod seeding;
 mod settings;
 #[path = "../support/skipping.rs"]
 mod skipping;
+mod state;
 mod streams_of_events;
 mod trackers;
 #[path = "../support/unshare.rs"]

@@ -71,7 +71,7 @@ impl Daemon {
     }
 
     /// Waits for answers however long they take.
-    pub(super) fn without_time_limit(self) -> Self {
+    pub(in crate::cli) fn without_time_limit(self) -> Self {
         Self {
             answer_timeout: Duration::MAX,
             ..self
@@ -92,7 +92,7 @@ impl Daemon {
     }
 
     /// Sends a POST request whose body is plain bytes.
-    pub(super) async fn post_bytes(&self, path: &str, body: Bytes) -> Result<Value, CliError> {
+    pub(in crate::cli) async fn post_bytes(&self, path: &str, body: Bytes) -> Result<Value, CliError> {
         let kind = "application/octet-stream";
         let (_, answer) = self.send(Method::POST, path, body, kind).await?;
         Ok(answer)

@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use ecs_torrent_components::session::{EXTENSION, Session};
+use ecs_torrent_components::session::Session;
 use ecs_torrent_protocol::hash::InfoHash;
 use ecs_torrent_protocol::metainfo::{Metainfo, MetainfoLimits};
 use rustix::fs::{AtFlags, Mode, OFlags};
@@ -20,6 +20,7 @@ use rustix::io::Errno;
 
 use super::jobs::Jobs;
 use super::sink::Sink;
+use super::staging::{self, FOLDER, MAX_SESSION_BYTES, SESSIONS, StateFile};
 use super::{StartError, beneath, whole_file};
 use crate::port::{Backend, JobTag};
 use crate::ports::state::{
@@ -27,14 +28,7 @@ use crate::ports::state::{
 };
 use crate::wake::Waker;
 
-/// The subfolder for sessions.
-pub(super) const SESSIONS: &str = "state";
-
-const FOLDER: OFlags = OFlags::DIRECTORY.union(OFlags::RDONLY).union(OFlags::CLOEXEC);
 const FILE_MODE: u32 = 0o666;
-
-/// Maximum size of a session file. The session of a torrent with half a million files takes a tenth of it.
-const MAX_SESSION_BYTES: u64 = 512 << 20;
 
 /// Number of loads that make starting another thread worthwhile.
 const LOADS_PER_THREAD: usize = 64;
@@ -72,6 +66,19 @@ impl Drop for Folder {
     /// Unlocks explicitly: a child process being started by this one may briefly hold the file open too.
     fn drop(&mut self) {
         let _ = rustix::fs::flock(&self.lock, rustix::fs::FlockOperation::Unlock);
+    }
+}
+
+/// A state folder without an engine. No engine can start with it until this is dropped.
+pub struct LockedState(#[expect(dead_code, reason = "held for its lock")] Folder);
+
+impl LockedState {
+    /// Locks a state folder, and creates it if it is missing.
+    ///
+    /// # Errors
+    /// If the folder cannot be created, or an engine uses it.
+    pub fn take(state_dir: &Path) -> Result<Self, StartError> {
+        Folder::take(state_dir).map(Self)
     }
 }
 
@@ -168,6 +175,8 @@ impl Folder {
         // For the error message above. The lock holds even if this fails.
         let _ = file.set_len(0);
         let _ = writeln!(file, "{}", std::process::id());
+        // An import that was killed.
+        staging::finish(outer.as_fd(), handle.as_fd()).map_err(failed)?;
         Ok(Self {
             path: state_dir.join(SESSIONS),
             handle,
@@ -312,20 +321,19 @@ impl Folder {
         let mut torrents: BTreeMap<InfoHash, StoredTorrent> = BTreeMap::new();
         for entry in rustix::fs::Dir::read_from(&self.handle).map_err(failed)? {
             let entry = entry.map_err(failed)?;
-            let name = entry.file_name().to_str().ok();
-            let Some((stem, extension)) = name.and_then(|name| name.rsplit_once('.')) else {
-                continue;
+            let file = entry.file_name().to_str().ok().and_then(StateFile::parse);
+            let (torrent, is_session) = match file {
+                Some(StateFile::Session(torrent)) => (torrent, true),
+                Some(StateFile::Metainfo(torrent)) => (torrent, false),
+                Some(StateFile::Blob(_)) | None => continue,
             };
-            let (is_session, is_metainfo) = (extension == EXTENSION, extension == "torrent");
-            if let Some(torrent) = stem.parse().ok().filter(|_| is_session || is_metainfo) {
-                let stored = torrents.entry(torrent).or_insert(StoredTorrent {
-                    torrent,
-                    has_session: false,
-                    has_metainfo: false,
-                });
-                stored.has_session |= is_session;
-                stored.has_metainfo |= is_metainfo;
-            }
+            let stored = torrents.entry(torrent).or_insert(StoredTorrent {
+                torrent,
+                has_session: false,
+                has_metainfo: false,
+            });
+            stored.has_session |= is_session;
+            stored.has_metainfo |= !is_session;
         }
         Ok(StateDone::Listed(torrents.into_values().collect()))
     }
@@ -414,13 +422,8 @@ impl Folder {
     }
 
     fn read(&self, name: &str, max: u64) -> io::Result<Vec<u8>> {
-        // A pipe that nobody writes to would hold up the thread for ever.
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let file = File::from(rustix::fs::openat(&self.handle, name, flags, Mode::empty())?);
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::other("not a regular file"));
-        }
-        whole_file::read_bounded(file, max)
+        let bytes = staging::read_regular(self.handle.as_fd(), name, max)?;
+        bytes.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn exists(&self, name: &str) -> bool {
@@ -471,11 +474,11 @@ fn too_many_aside() -> io::Error {
 }
 
 fn session_name(torrent: InfoHash) -> String {
-    format!("{torrent}.{EXTENSION}")
+    StateFile::Session(torrent).name()
 }
 
 fn torrent_name(torrent: InfoHash) -> String {
-    format!("{torrent}.torrent")
+    StateFile::Metainfo(torrent).name()
 }
 
 /// Reads a blob of a state folder that no engine need use. `None` if it does not exist.
@@ -502,7 +505,7 @@ pub(crate) fn blob_path(state_dir: &Path, name: &BlobName) -> PathBuf {
 }
 
 fn blob_name(name: &BlobName) -> String {
-    format!("{}.blob", name.as_str())
+    StateFile::Blob(name.clone()).name()
 }
 
 /// The State port of an engine that stores nothing.

@@ -114,7 +114,7 @@ fn finish(
         file.sync_all()?;
         match existing {
             Existing::Replace => Ok(renameat(folder, temporary, folder, name)?),
-            Existing::Keep => rename_new_in(folder, temporary, name),
+            Existing::Keep => rename_new_at((folder, temporary), (folder, name)),
         }
     };
     write().inspect_err(|_: &io::Error| {
@@ -127,16 +127,21 @@ fn finish(
 /// # Errors
 /// [`io::ErrorKind::AlreadyExists`] if the new name is taken; the file has its old name after any error.
 pub fn rename_new(old: &Path, new: &Path) -> io::Result<()> {
-    rename_new_in(CWD, old, new)
+    rename_new_at((CWD, old), (CWD, new))
 }
 
-fn rename_new_in(folder: BorrowedFd<'_>, temporary: &Path, name: &Path) -> io::Result<()> {
-    match renameat_with(folder, temporary, folder, name, RenameFlags::NOREPLACE) {
+/// Moves a file to another folder, unless the name is taken there.
+pub(super) fn rename_new_between(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &Path) -> io::Result<()> {
+    rename_new_at((from, name), (to, name))
+}
+
+fn rename_new_at((from, old): (BorrowedFd<'_>, &Path), (to, new): (BorrowedFd<'_>, &Path)) -> io::Result<()> {
+    match renameat_with(from, old, to, new, RenameFlags::NOREPLACE) {
         // The file system cannot do that in one step.
         Err(Errno::INVAL | Errno::NOSYS) => {
-            linkat(folder, temporary, folder, name, AtFlags::empty())?;
+            linkat(from, old, to, new, AtFlags::empty())?;
             // Once the new name is there, a second one is a blemish and no failure.
-            let _ = unlinkat(folder, temporary, AtFlags::empty());
+            let _ = unlinkat(from, old, AtFlags::empty());
             Ok(())
         }
         result => Ok(result?),
