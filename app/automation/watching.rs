@@ -1,7 +1,7 @@
 //! Watch folders: torrent files and magnet links that appear in them are added.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -225,7 +225,7 @@ impl Watcher {
 }
 
 fn name_len(path: &Path) -> usize {
-    path.file_name().map_or(0, |name| name.len())
+    path.file_name().map_or(0, OsStr::len)
 }
 
 /// Whether a later try may succeed without a change of the file: the disk or the state folder failed.
