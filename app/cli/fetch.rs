@@ -246,7 +246,7 @@ impl<'s> Progress<'s> {
             return;
         }
         self.ways.update(torrents).await;
-        let (layout, name) = (self.screen.layout(), printable(&stats.name));
+        let (layout, name) = (Screen::layout(), printable(&stats.name));
         let message = describe(stats, self.ways, layout);
         if is_terminal {
             self.status.set_prefix(layout.prefix(&name));

@@ -75,7 +75,7 @@ impl Screen {
     }
 
     /// Returns the layout that fits the terminal.
-    pub(super) fn layout(&self) -> Layout {
+    pub(super) fn layout() -> Layout {
         match console::Term::stderr().size_checked() {
             Some((_, columns)) if columns < WIDE => Layout::Narrow,
             _ => Layout::Wide,
@@ -85,7 +85,7 @@ impl Screen {
     /// Creates a progress bar for `total` bytes. Without a terminal, the bar is invisible.
     pub(super) fn bar(&self, total: u64) -> ProgressBar {
         let bar = self.bars.add(ProgressBar::new(total));
-        bar.set_style(self.layout().bar_style());
+        bar.set_style(Self::layout().bar_style());
         bar
     }
 

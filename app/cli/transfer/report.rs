@@ -129,7 +129,7 @@ impl Reporter {
                 Some(size) => self.screen.bar(size),
                 None => self.screen.status(),
             };
-            bar.set_prefix(self.screen.layout().prefix(&stats.name));
+            bar.set_prefix(Screen::layout().prefix(&stats.name));
             bar
         });
         match self.manner {
@@ -167,7 +167,7 @@ impl Reporter {
             torrent.downloaded_before.get_or_insert(stats.downloaded);
         }
         if let Some(bar) = &torrent.bar {
-            bar.set_message(describe(stats, self.ways, self.screen.layout()));
+            bar.set_message(describe(stats, self.ways, Screen::layout()));
             bar.set_position(if stats.state == TorrentState::Checking {
                 stats.checked
             } else {
@@ -209,7 +209,7 @@ impl Reporter {
         let Some(torrent) = torrent.filter(|torrent| torrent.size.is_none() && stats.size.is_some()) else {
             return;
         };
-        torrent.learn(stats, self.screen.layout());
+        torrent.learn(stats, Screen::layout());
         match self.manner {
             Manner::Json => self.json("metadata", stats),
             Manner::Lines => self.screen.line(format!("{}: {}", stats.name, size_and_pieces(stats))),
