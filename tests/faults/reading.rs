@@ -33,5 +33,6 @@ fn a_blocking_reader_reads_and_seeks() {
     torrents.pause(id).unwrap();
     reader.rewind().unwrap();
     let paused = reader.read(&mut [0; 1]).unwrap_err();
-    assert!(paused.to_string().ends_with("it is paused"), "{paused}");
+    // The pause ended the reader.
+    assert!(paused.to_string().contains("it is being stopped or paused"), "{paused}");
 }

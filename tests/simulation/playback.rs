@@ -12,7 +12,7 @@ use crate::readers::{Bed, LATENCY, megabits};
 /// Bytes that a player reads ahead.
 const AHEAD: u64 = 8 << 20;
 
-/// What a player buffers before it begins to play: ExoPlayer buffers 2.5 s by default, and 5 s after a stall.
+/// Playing time that a player buffers before it begins: ExoPlayer buffers 2.5 s by default, and 5 s after a stall.
 const FIRST_BUFFER: Duration = Duration::from_millis(2500);
 
 /// A torrent of one long file. Its bytes are zeros, which take no memory.
