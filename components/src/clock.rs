@@ -31,7 +31,13 @@ impl Clock {
     /// Returns the date of this tick as a time since 1970 (UTC).
     #[must_use]
     pub fn unix_time(&self) -> Duration {
-        self.epoch.saturating_add(self.now.since(Timestamp::ZERO))
+        self.unix_time_of(self.now)
+    }
+
+    /// Returns the date of `at` as a time since 1970 (UTC).
+    #[must_use]
+    pub fn unix_time_of(&self, at: Timestamp) -> Duration {
+        self.epoch.saturating_add(at.since(Timestamp::ZERO))
     }
 
     /// Sets the date of [`Timestamp::ZERO`] as a time since 1970 (UTC). For runners.

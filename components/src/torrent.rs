@@ -229,10 +229,7 @@ impl Dates {
     /// Returns the date of the latest payload in either direction.
     #[must_use]
     pub fn active(&self, rates: &TorrentRates, clock: &Clock) -> Option<u64> {
-        let this_run = rates.last_payload().map(|last| {
-            let ago = clock.now().since(last).as_secs();
-            clock.unix_seconds().saturating_sub(ago)
-        });
+        let this_run = rates.last_payload().map(|last| clock.unix_time_of(last).as_secs());
         this_run.or(self.active_before)
     }
 }
@@ -375,6 +372,12 @@ mod tests {
         rates.add_sent(Timestamp::ZERO + Duration::from_secs(3), 1);
         clock.advance_to(Timestamp::ZERO + Duration::from_secs(60));
         assert_eq!(dates.active(&rates, &clock), Some(1003));
+        // The date is the same at all later times.
+        rates.add_sent(Timestamp::ZERO + Duration::from_millis(60_700), 1);
+        for now in [60_900, 61_200, 61_900].map(Duration::from_millis) {
+            clock.advance_to(Timestamp::ZERO + now);
+            assert_eq!(dates.active(&rates, &clock), Some(1060));
+        }
     }
 
     #[test]
