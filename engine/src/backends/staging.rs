@@ -1,6 +1,6 @@
 //! The files of a state folder, for exports, and additions of many files at once, for imports.
 //!
-//! An addition first writes its files to the folder [`STAGED`] of the state folder. Renaming that folder to [`DECIDED`]
+//! An addition first writes its files to the folder `STAGED` of the state folder. Renaming that folder to `DECIDED`
 //! decides the addition: before that, a killed process leaves nothing that counts; after that, the next program that locks
 //! the state folder finishes what was begun.
 

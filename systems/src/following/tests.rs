@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use ecs_torrent_components::commands::AddOptions;
-use ecs_torrent_components::links::FollowedLink;
+use ecs_torrent_components::links::{FollowedLink, LinkKind};
 use ecs_torrent_components::torrent::StopPhase;
 use ecs_torrent_engine::ports::state::StateEvent;
 use ecs_torrent_protocol::dht::items::public_key;
@@ -412,7 +412,8 @@ fn a_publisher_s_item_is_kept_without_a_download() {
     assert_eq!(keep(&mut follower, 5), Some(Ok(())));
     assert_eq!(keep(&mut follower, 4), Some(Err(FollowError::Outdated)));
     let links = follower.links();
-    assert!(!links[0].is_downloaded && links[0].seq == Some(5) && links[0].info_hash.is_none());
+    assert_eq!((links[0].is_downloaded, links[0].kind), (false, LinkKind::Published));
+    assert_eq!((links[0].seq, links[0].info_hash), (Some(5), Some(hash(1))));
     follower.pass(STORE_INTERVAL);
     follower.find(Ok(Some(item(6, 2))));
     assert_eq!(follower.queue::<AddTorrent>().len(), 0);
