@@ -1,7 +1,7 @@
 //! `daemon`: a long-running engine that serves the other commands and other programs.
 
-use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use ecs_torrent::{Engine, TorrentPlugins, Torrents};
 
 use super::limits::LimitArgs;
 use super::output::{Screen, count};
-use super::peers::{ListenArgs, address, bind_tcp};
+use super::peers::{ListenArgs, address};
 use super::signals::Signals;
 use super::{CliError, Outcome};
 
@@ -171,6 +171,11 @@ async fn run_engine(
         torrents.with_world(|_| ()).await?;
         tokio::time::sleep(WATCH_INTERVAL).await;
     }
+}
+
+/// Checks that an address is free.
+pub(super) fn bind_tcp(address: SocketAddr) -> io::Result<()> {
+    TcpListener::bind(address).map(drop)
 }
 
 #[cfg(test)]

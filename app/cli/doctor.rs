@@ -17,9 +17,8 @@ use serde_json::Value;
 
 use super::client::DaemonAddress;
 use super::client::connection::Daemon;
-use super::daemon::DaemonArgs;
+use super::daemon::{DaemonArgs, bind_tcp};
 use super::output::{self, printable};
-use super::peers::bind_tcp;
 use super::{CliError, Outcome};
 
 #[derive(Debug, Args)]

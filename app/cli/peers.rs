@@ -1,7 +1,7 @@
 //! Addresses on the command line: of peers, and those to accept peers on.
 
-use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::io::ErrorKind;
+use std::net::{SocketAddr, ToSocketAddrs};
 
 use clap::Args;
 use ecs_torrent::components::settings::{DhtSettings, LsdSettings, NetSettings};
@@ -45,11 +45,6 @@ impl ListenArgs {
 pub(super) fn address(text: &str) -> Result<SocketAddr, &'static str> {
     text.parse()
         .map_err(|_| "not an IP address with a port, such as 127.0.0.1:6881 or [::1]:6881")
-}
-
-/// Checks that an address is free.
-pub(super) fn bind_tcp(address: SocketAddr) -> io::Result<()> {
-    TcpListener::bind(address).map(drop)
 }
 
 /// Resolves the `HOST:PORT` arguments of an option. A host may have several addresses.
