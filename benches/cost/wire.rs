@@ -250,7 +250,7 @@ fn kinds() -> Vec<Kind> {
                 )
             })
         })
-        .answered(),
+        .closed(),
         Kind::extended("ut_metadata data without a request", |ids, _| {
             let data = MetadataMessage::Data {
                 piece: 0,
