@@ -31,6 +31,14 @@ pub enum Source {
 }
 
 impl Source {
+    /// Reads a magnet link, of either kind. The text is never the path of a file.
+    pub(crate) fn from_link(text: &str) -> Result<Self, Error> {
+        match MutableLink::is_meant(text) {
+            true => Ok(text.parse::<MutableLink>()?.into()),
+            false => Ok(text.parse::<Magnet>()?.into()),
+        }
+    }
+
     /// Returns the link if the source names a torrent by a public key (BEP 46).
     ///
     /// ```

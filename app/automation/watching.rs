@@ -11,7 +11,6 @@ use ecs_torrent_components::commands::{AddError, AddOptions};
 use ecs_torrent_components::labels::Labels;
 use ecs_torrent_components::settings::seconds;
 use ecs_torrent_engine::backends::whole_file;
-use ecs_torrent_protocol::magnet::{Magnet, MagnetError};
 use ecs_torrent_protocol::metainfo::MetainfoLimits;
 use ecs_torrent_protocol::safe_path::MAX_COMPONENT_BYTES;
 use tokio::task::spawn_blocking;
@@ -243,10 +242,9 @@ fn read(path: &Path) -> Result<Source, Error> {
         Some(Kind::Magnet) => {
             let text = source::read(path, MAX_LINK_BYTES)?;
             let text = String::from_utf8_lossy(&text);
-            match text.trim().parse::<Magnet>() {
-                Ok(magnet) => Source::Magnet(Box::new(magnet)).read().map(Source::from),
-                Err(MagnetError::PublicKey) => Ok(Source::Link(Box::new(text.trim().parse()?))),
-                Err(error) => Err(error.into()),
+            match Source::from_link(text.trim())? {
+                link @ Source::Link(_) => Ok(link),
+                magnet => magnet.read().map(Source::from),
             }
         }
         _ => {
@@ -277,6 +275,8 @@ fn settle(path: &Path, then: AfterAdding) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use ecs_torrent_protocol::magnet::MagnetError;
+
     use super::*;
 
     fn watcher(path: &Path) -> Watcher {

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::answers::Refusal;
 use super::requests::{Query, media_type, read};
-use super::{Phase, Shared, dht, files, labels, limits, queue};
+use super::{Phase, Shared, files, labels, limits, queue};
 use crate::folders::check_writable;
 use crate::{AddError, AddOptions, Error, Source, TorrentId};
 
@@ -86,7 +86,7 @@ pub(super) async fn add(
     let (bytes, permit) = read(&shared, &headers, body).await?;
     let source = match kind {
         Kind::Torrent => Source::from(bytes),
-        Kind::Magnet => dht::source_of_link(&String::from_utf8_lossy(&bytes))?,
+        Kind::Magnet => Source::from_link(&String::from_utf8_lossy(&bytes))?,
         Kind::Json => from_json(&bytes, &mut query)?,
         Kind::Form(boundary) => from_form(bytes, boundary, &mut query).await?,
     };
@@ -235,7 +235,7 @@ fn from_json(bytes: &[u8], query: &mut Query) -> Result<Source, Refusal> {
                 torrent = Some(Source::from(Bytes::from(bytes)));
             }
             ("url", _) => return Err(bad_body("url: nothing is fetched from a URL")),
-            (MAGNET, Value::String(text)) => link = Some(dht::source_of_link(text)?),
+            (MAGNET, Value::String(text)) => link = Some(Source::from_link(text)?),
             (_, Value::String(text)) => query.add(&name, text.clone(), &OPTIONS)?,
             (name, Value::Number(number)) if NUMBERS.contains(&name) => {
                 query.add(name, number.to_string(), &OPTIONS)?;
@@ -274,7 +274,7 @@ async fn from_form(bytes: Bytes, boundary: String, query: &mut Query) -> Result<
         }
         let text = part.text().await.map_err(bad_body)?;
         match &*name {
-            MAGNET => link = Some(dht::source_of_link(&text)?),
+            MAGNET => link = Some(Source::from_link(&text)?),
             _ => query.add(&name, text, &OPTIONS)?,
         }
     }

@@ -9,13 +9,11 @@ use ecs_torrent_components::links::FollowedLink;
 use ecs_torrent_protocol::bencode::{Document, Limits};
 use ecs_torrent_protocol::dht::id::NodeId;
 use ecs_torrent_protocol::dht::items::{Item, Proof};
-use ecs_torrent_protocol::magnet::{Magnet, MutableLink};
 use serde_json::{Value, json};
 
 use super::Shared;
 use super::answers::Refusal;
 use super::requests::{NamedTorrent, NoParameters, Query, read};
-use crate::{Error, Source};
 
 pub(super) async fn stats(State(shared): State<Shared>) -> Result<Json<DhtStats>, Refusal> {
     Ok(Json(shared.torrents.dht().stats().await?))
@@ -102,14 +100,6 @@ pub(super) async fn put(
         "seq": stored.seq,
         "nodes": stored.nodes,
     })))
-}
-
-/// Reads a magnet link, of either kind.
-pub(super) fn source_of_link(text: &str) -> Result<Source, Error> {
-    match MutableLink::is_meant(text) {
-        true => Ok(text.parse::<MutableLink>()?.into()),
-        false => Ok(text.parse::<Magnet>()?.into()),
-    }
 }
 
 fn parse_target(target: &str) -> Result<NodeId, Refusal> {
