@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::Shared;
 use super::answers::Refusal;
-use super::requests::{NoParameters, media_type, read};
+use super::requests::{NoParameters, read, require_type};
 
 /// Longest body with changes, in bytes: the most blocked networks (`peers.blocked`) fit.
 const MAX_CHANGES: usize = 512 << 10;
@@ -33,10 +33,7 @@ pub(super) async fn change(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, Refusal> {
-    if media_type(&headers).as_deref() != Some("application/json") {
-        let why = "send the settings as application/json";
-        return Err(Refusal::of("Content-Type", StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
-    }
+    require_type(&headers, &["application/json"], "send the settings as application/json")?;
     let (bytes, _permit) = read(&shared, &headers, body).await?;
     if bytes.len() > MAX_CHANGES {
         let why = format!("the settings are longer than {MAX_CHANGES} bytes");

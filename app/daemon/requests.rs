@@ -48,6 +48,14 @@ pub(super) async fn read<'a>(
     }
 }
 
+/// Refuses a body of another type than these, and says how to send it.
+pub(super) fn require_type(headers: &HeaderMap, types: &[&str], how: &'static str) -> Result<(), Refusal> {
+    match media_type(headers) {
+        Some(found) if types.contains(&found.as_str()) => Ok(()),
+        _ => Err(Refusal::of("Content-Type", StatusCode::UNSUPPORTED_MEDIA_TYPE, how)),
+    }
+}
+
 /// A body that is a JSON object. A refusal names the field.
 pub(super) struct JsonBody<T>(pub(super) T);
 
@@ -56,10 +64,7 @@ impl<T: DeserializeOwned> FromRequest<Shared> for JsonBody<T> {
 
     async fn from_request(request: Request, shared: &Shared) -> Result<Self, Refusal> {
         let (Parts { headers, .. }, body) = request.into_parts();
-        if media_type(&headers).as_deref() != Some("application/json") {
-            let why = "send the body as application/json";
-            return Err(Refusal::of("Content-Type", StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
-        }
+        require_type(&headers, &["application/json"], "send the body as application/json")?;
         let (bytes, _permit) = read(shared, &headers, body).await?;
         let bad = |error: &dyn ToString| Refusal::of("body", StatusCode::BAD_REQUEST, error.to_string());
         if bytes.trim_ascii_start().first() != Some(&b'{') {

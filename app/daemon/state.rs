@@ -19,7 +19,7 @@ use tokio::task::spawn_blocking;
 
 use super::adding::{failed, refuse_if_stopping};
 use super::answers::Refusal;
-use super::requests::{NoParameters, media_type};
+use super::requests::{NoParameters, require_type};
 use super::{Shared, roots};
 use crate::archive::{self, Admission, ArchiveError, Imported, ImportedTorrent, LeftOut, Rules, Staged};
 use crate::{Error, InfoHash};
@@ -67,13 +67,8 @@ pub(super) async fn import(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Imported>, Refusal> {
-    if !matches!(
-        media_type(&headers).as_deref(),
-        Some("application/x-tar" | "application/octet-stream")
-    ) {
-        let why = "send the archive as application/x-tar";
-        return Err(Refusal::of("Content-Type", StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
-    }
+    let types = ["application/x-tar", "application/octet-stream"];
+    require_type(&headers, &types, "send the archive as application/x-tar")?;
     refuse_if_stopping(&shared)?;
     let permit = shared.importing.clone().try_lock_owned();
     let permit = permit.map_err(|_| Refusal::new(StatusCode::CONFLICT, "another import is running"))?;
