@@ -1,5 +1,5 @@
-//! Adds of torrents that are listed already. Such an add brings trackers and labels; a torrent without metadata takes its metadata
-//! and its options, and a failed torrent is tried again with its options.
+//! Adds of torrents that are listed already. Such an add brings trackers and labels; a torrent without metadata takes its
+//! metadata and its options, and a failed torrent is tried again with its options.
 
 use bevy_ecs::entity::EntityHashSet;
 use bevy_ecs::prelude::*;

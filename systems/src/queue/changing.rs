@@ -81,8 +81,15 @@ impl Places<'_, '_> {
         };
         let order = &self.queue.order;
         match movement {
-            QueueMove::Top => self.placed(here, 0),
-            QueueMove::Bottom => self.placed(here, order.len()),
+            // The ends are found without a look at the others.
+            QueueMove::Top => match order.first() {
+                Some(first) if *first != here => vec![(torrent, first.order.saturating_sub(1))],
+                _ => Vec::new(),
+            },
+            QueueMove::Bottom => match order.last() {
+                Some(last) if *last != here => vec![(torrent, last.order.saturating_add(1))],
+                _ => Vec::new(),
+            },
             QueueMove::Place(number) => self.placed(here, number.get() as usize - 1),
             QueueMove::Up => exchanged(order.range(..here).rev().find(is_like)),
             QueueMove::Down => exchanged(order.range((Excluded(here), Unbounded)).find(is_like)),
