@@ -31,8 +31,11 @@ pub enum Source {
 }
 
 impl Source {
-    /// Reads a magnet link, of either kind. The text is never the path of a file.
-    pub(crate) fn from_link(text: &str) -> Result<Self, Error> {
+    /// Reads a magnet link, of either kind. Unlike [`Source::from`], it never takes the text for the path of a file.
+    ///
+    /// # Errors
+    /// If the link is malformed.
+    pub fn from_link(text: &str) -> Result<Self, Error> {
         match MutableLink::is_meant(text) {
             true => Ok(text.parse::<MutableLink>()?.into()),
             false => Ok(text.parse::<Magnet>()?.into()),
