@@ -188,7 +188,8 @@ fn kills_during_moves_lose_nothing() {
         for place in places.iter().filter(|place| **place != root) {
             assert!(
                 !place.join("album").exists(),
-                "round {round}: {} is left beside {}: {}",
+                "round {round}: {:?} are left in {} beside {}: {}",
+                fs::read_dir(place.join("album")).map(|left| left.flatten().collect::<Vec<_>>()),
                 place.display(),
                 root.display(),
                 daemon.log()
