@@ -1,9 +1,9 @@
 //! All state of an engine in one archive: exports, and imports into another state folder.
 //!
-//! An archive is a plain tar file. Its entries are the files of the state folder's subfolder, in ascending order, and then
-//! `manifest.json`, which proves that the archive is whole. It contains sessions, torrent files, the settings that were
-//! changed at run time, the DHT's tables and the followed links, and neither the API's token nor the configuration file.
-//! It is as confidential as the state folder: sessions contain passkeys of trackers.
+//! An archive is a plain tar file. Its entries are the files of the state folder's subfolder, in ascending order, and
+//! then `manifest.json`, which proves that the archive is whole. It contains sessions, torrent files, the settings that
+//! were changed at run time, the DHT's tables and the followed links, and neither the API's token nor the configuration
+//! file. It is as confidential as the state folder: sessions contain passkeys of trackers.
 
 mod reading;
 mod writing;

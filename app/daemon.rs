@@ -158,8 +158,8 @@ impl ApiState {
     }
 }
 
-/// Most request bodies in memory at a time if each has `api.max_body_bytes`; more, if they are shorter. Further requests
-/// wait.
+/// Most request bodies in memory at a time if each has `api.max_body_bytes`; more, if they are shorter. Further
+/// requests wait.
 const MAX_BODIES: usize = 16;
 
 /// Time for the last answers to be sent. A stop takes at most 9 s; with this time added, it ends before a container is

@@ -139,8 +139,8 @@ impl Dht {
         Ok((sign_next(secret, salt, value, last)?, last))
     }
 
-    /// Names a torrent under the key that belongs to `secret`, in place of the one before (BEP 46). The engine stores the item
-    /// again every hour, in later runs too, until [`Dht::unfollow`].
+    /// Names a torrent under the key that belongs to `secret`, in place of the one before (BEP 46). The engine stores
+    /// the item again every hour, in later runs too, until [`Dht::unfollow`].
     ///
     /// # Errors
     /// [`Error::Dht`].
@@ -182,8 +182,8 @@ impl Dht {
     }
 
     /// Searches the torrent that a link names, again and again, until its sequence number is greater than `known`.
-    /// `interval` is the time between two searches, at least [`MIN_FOLLOW_INTERVAL`]. While no node is known or too many
-    /// searches are running, the next attempt follows after a second.
+    /// `interval` is the time between two searches, at least [`MIN_FOLLOW_INTERVAL`]. While no node is known or too
+    /// many searches are running, the next attempt follows after a second.
     ///
     /// # Errors
     /// [`Error::Dht`].
@@ -203,14 +203,14 @@ impl Dht {
         }
     }
 
-    /// Downloads the torrent that a link names (BEP 46) and each newer one that replaces it, in this run and in later ones.
-    /// Returns the current torrent when it is added and the link is saved; its metadata comes from peers. While no node of
-    /// the DHT is known, or none knows the item, the search is repeated for half a minute.
+    /// Downloads the torrent that a link names (BEP 46) and each newer one that replaces it, in this run and in later
+    /// ones. Returns the current torrent when it is added and the link is saved; its metadata comes from peers. While
+    /// no node of the DHT is known, or none knows the item, the search is repeated for half a minute.
     ///
-    /// The engine searches for a newer torrent every [`link_interval_s`], and stores the link's item again every hour. A
-    /// newer torrent is added beside the older one, in a folder of its own. The older one is paused when the newer one is
-    /// complete, or at once if it is incomplete itself; nothing of it is deleted. While the torrent is paused or stopped, its
-    /// link rests. Removing the torrent ends it, as [`Dht::unfollow`] does.
+    /// The engine searches for a newer torrent every [`link_interval_s`], and stores the link's item again every hour.
+    /// A newer torrent is added beside the older one, in a folder of its own. The older one is paused when the newer
+    /// one is complete, or at once if it is incomplete itself; nothing of it is deleted. While the torrent is paused or
+    /// stopped, its link rests. Removing the torrent ends it, as [`Dht::unfollow`] does.
     ///
     /// [`link_interval_s`]: ecs_torrent_components::settings::DhtSettings::link_interval_s
     ///
@@ -227,8 +227,8 @@ impl Dht {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Dht`] if the item is not found, [`Error::Add`] if the torrent is refused, and [`Error::Follow`]. The link is
-    /// not followed then.
+    /// [`Error::Dht`] if the item is not found, [`Error::Add`] if the torrent is refused, and [`Error::Follow`]. The
+    /// link is not followed then.
     pub async fn follow(&self, link: &MutableLink, options: AddOptions) -> Result<TorrentId, Error> {
         self.0.download_with(link.clone(), options).await
     }
@@ -257,8 +257,8 @@ impl Dht {
         Ok(self.0.ask(|reply| UnfollowLink { target, reply }).await??)
     }
 
-    /// Stores a mutable item again every hour, in this run and in later ones, until [`Dht::unfollow`]: nodes forget it after
-    /// two hours. The publisher's secret key is not needed.
+    /// Stores a mutable item again every hour, in this run and in later ones, until [`Dht::unfollow`]: nodes forget it
+    /// after two hours. The publisher's secret key is not needed.
     ///
     /// # Errors
     /// [`DhtError::NotMutable`] for an immutable item, and [`Error::Follow`].

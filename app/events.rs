@@ -33,13 +33,13 @@ pub(crate) const CAPACITY: usize = 1024;
 pub enum Event {
     /// The torrent is listed.
     Added(TorrentId),
-    /// The metadata of a torrent that was added by a magnet link is known, and saved: after a restart, the torrent has its
-    /// name, its size and its files. The torrent may have started before.
+    /// The metadata of a torrent that was added by a magnet link is known, and saved: after a restart, the torrent has
+    /// its name, its size and its files. The torrent may have started before.
     MetadataReceived(TorrentId),
     /// The torrent's existing data has been checked; it now downloads or seeds.
     Started(TorrentId),
-    /// All wanted data of the torrent was on the disk before it started: when it was added, or in an earlier run. Follows
-    /// [`Event::Started`].
+    /// All wanted data of the torrent was on the disk before it started: when it was added, or in an earlier run.
+    /// Follows [`Event::Started`].
     AlreadyComplete(TorrentId),
     /// The last wanted piece of the torrent has been downloaded and is on the disk.
     Completed(TorrentId),
@@ -75,8 +75,8 @@ pub enum Event {
         /// The reason.
         reason: Arc<str>,
     },
-    /// The DHT node knows enough other nodes to search in the network of this address family: for the first time, or again
-    /// after it had lost them.
+    /// The DHT node knows enough other nodes to search in the network of this address family: for the first time, or
+    /// again after it had lost them.
     DhtReady(Family),
     /// Other nodes of the DHT agree on our external address (BEP 42), for the first time or on another one than before.
     DhtAddress(IpAddr),
@@ -138,8 +138,8 @@ impl Subscription {
         }
     }
 
-    /// Returns the next event, or the number of events that this subscriber was too slow for. `None` once the engine has
-    /// stopped.
+    /// Returns the next event, or the number of events that this subscriber was too slow for. `None` once the engine
+    /// has stopped.
     #[cfg(feature = "daemon")]
     pub(crate) async fn receive(&mut self) -> Option<Received> {
         match self.0.recv().await {

@@ -62,8 +62,8 @@
 //!
 //! # Picking
 //!
-//! The picker of a torrent orders pieces by priority, then by rarity. An observer changes priorities as soon as there is
-//! a picker.
+//! The picker of a torrent orders pieces by priority, then by rarity. An observer changes priorities as soon as there
+//! is a picker.
 //!
 #![doc = concat!("```\n", include_str!("guide/ends_first.rs"), "```")]
 //!

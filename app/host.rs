@@ -63,8 +63,8 @@ const MAX_PENDING: usize = 1024;
 
 /// Starts an engine with all of [`TorrentPlugins`] and connects it to a Bevy `App`.
 ///
-/// When the host exits, the torrents are stopped in order, which takes as long as the settings allow for a stop (at most
-/// 9 s by default). An engine that cannot start is reported by the message [`EngineEnded`].
+/// When the host exits, the torrents are stopped in order, which takes as long as the settings allow for a stop (at
+/// most 9 s by default). An engine that cannot start is reported by the message [`EngineEnded`].
 ///
 /// For an engine with plugins of its own, start it with [`Engine::builder`] and insert it as [`TorrentEngine`] before
 /// this plugin is added; `settings` is not used then.

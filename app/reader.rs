@@ -21,12 +21,12 @@ const LEAST_READ: usize = 64 << 10;
 
 type Reading = Pin<Box<dyn Future<Output = Result<Bytes, Error>> + Send>>;
 
-/// A reader of a file of a torrent, from [`Torrents::read_file`]. It implements the traits [`AsyncRead`] and [`AsyncSeek`]
-/// of tokio; any runtime can drive it.
+/// A reader of a file of a torrent, from [`Torrents::read_file`]. It implements the traits [`AsyncRead`] and
+/// [`AsyncSeek`] of tokio; any runtime can drive it.
 ///
-/// All bytes are verified. A read waits until its piece is downloaded. The pieces ahead of the latest read are downloaded
-/// before all others, as far as `readers.window_bytes` says; several readers of one file are independent. When the reader
-/// is dropped, or does not read for `readers.idle_s`, the torrent returns to its own order.
+/// All bytes are verified. A read waits until its piece is downloaded. The pieces ahead of the latest read are
+/// downloaded before all others, as far as `readers.window_bytes` says; several readers of one file are independent.
+/// When the reader is dropped, or does not read for `readers.idle_s`, the torrent returns to its own order.
 ///
 /// A read fails if the torrent is paused, stopped, removed or failed, if the file is skipped, or if no data arrives for
 /// `readers.timeout_s`.
@@ -72,8 +72,9 @@ impl Torrents {
     /// ```
     ///
     /// # Errors
-    /// [`Error::TorrentNotFound`]; [`Error::ReadFile`] if there is no such file, if the file is skipped and not all there,
-    /// if the torrent is paused, stopped or failed, or if there are as many readers as `readers.max_readers` allows.
+    /// [`Error::TorrentNotFound`]; [`Error::ReadFile`] if there is no such file, if the file is skipped and not all
+    /// there, if the torrent is paused, stopped or failed, or if there are as many readers as `readers.max_readers`
+    /// allows.
     pub async fn read_file(&self, id: impl Into<TorrentId>, file: u32) -> Result<FileReader, Error> {
         let TorrentId(torrent) = id.into();
         let close = self.reserve().await?;
@@ -103,8 +104,8 @@ impl FileReader {
         self.opened.length
     }
 
-    /// Reads bytes at an offset, without moving the place of [`AsyncRead`]. Returns at least one byte and at most `len`, or
-    /// none at the end of the file.
+    /// Reads bytes at an offset, without moving the place of [`AsyncRead`]. Returns at least one byte and at most
+    /// `len`, or none at the end of the file.
     ///
     /// # Errors
     /// [`Error::ReadFile`] if the bytes cannot be read, see [`FileReader`].
@@ -138,8 +139,8 @@ impl Drop for FileReader {
 }
 
 /// A reader of a file of a torrent for programs without async code, from
-/// [`BlockingTorrents::read_file`](crate::BlockingTorrents::read_file). It implements [`Read`] and [`Seek`], and is otherwise
-/// like [`FileReader`]: a read blocks the calling thread until its piece is downloaded and verified.
+/// [`BlockingTorrents::read_file`](crate::BlockingTorrents::read_file). It implements [`Read`] and [`Seek`], and is
+/// otherwise like [`FileReader`]: a read blocks the calling thread until its piece is downloaded and verified.
 #[derive(Debug)]
 pub struct BlockingFileReader(pub(crate) FileReader);
 

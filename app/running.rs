@@ -79,8 +79,8 @@ impl EngineBuilder {
         self
     }
 
-    /// Adds a carrier of streams. Peers are dialed over the carriers in the order in which they were added, and then over
-    /// TCP, until one connects.
+    /// Adds a carrier of streams. Peers are dialed over the carriers in the order in which they were added, and then
+    /// over TCP, until one connects.
     #[must_use]
     pub fn carrier(mut self, carrier: Arc<dyn Carrier>) -> Self {
         self.carriers.push(carrier);

@@ -61,7 +61,8 @@ pub enum Field {
     Metadata,
     /// The progress of a move of the files.
     Moving,
-    /// The torrent's own limits on transfer rates, in bytes per second: `download_bytes_per_s` and `upload_bytes_per_s`.
+    /// The torrent's own limits on transfer rates, in bytes per second: `download_bytes_per_s` and
+    /// `upload_bytes_per_s`.
     Limits,
     /// The torrent's own seeding limits: `ratio_percent`, `time_s` and `idle_s`, and the `action` when one is reached.
     Seeding,

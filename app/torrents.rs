@@ -50,7 +50,8 @@ impl Torrents {
     /// Adds a torrent with default options: downloads missing data into the download folder of the settings, then
     /// seeds.
     ///
-    /// Adding a torrent that is already present changes nothing and returns the same id; if it is paused, it stays paused.
+    /// Adding a torrent that is already present changes nothing and returns the same id; if it is paused, it stays
+    /// paused.
     ///
     /// ```
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
@@ -72,8 +73,8 @@ impl Torrents {
     ///
     /// Existing files are never overwritten unless [`AddOptions::overwrite`] says so. Their correct data is used. A
     /// torrent that would have to change the rest is refused, or fails once the files have been checked; it can then be
-    /// added with other options. Adding a torrent that is already present gives it the peers of the options. If the options
-    /// select no files, the files that a magnet link selects (`so=`, BEP 53) are downloaded.
+    /// added with other options. Adding a torrent that is already present gives it the peers of the options. If the
+    /// options select no files, the files that a magnet link selects (`so=`, BEP 53) are downloaded.
     ///
     /// A link with a public key (BEP 46) is followed as by [`Dht::follow`](crate::dht::Dht::follow).
     ///
@@ -94,8 +95,8 @@ impl Torrents {
     /// ```
     ///
     /// # Errors
-    /// As [`Torrents::download`], and [`Error::Add`] if the torrent is refused. For a link with a public key also those of
-    /// [`Dht::follow`](crate::dht::Dht::follow).
+    /// As [`Torrents::download`], and [`Error::Add`] if the torrent is refused. For a link with a public key also those
+    /// of [`Dht::follow`](crate::dht::Dht::follow).
     pub async fn download_with(&self, source: impl Into<Source>, mut options: AddOptions) -> Result<TorrentId, Error> {
         let source = source.into();
         options.root = options.root.map(absolute).transpose()?;
@@ -192,10 +193,10 @@ impl Torrents {
         Ok(self.ask(|reply| GetFiles { torrent, reply }).await??)
     }
 
-    /// Removes trackers from a torrent and adds others, each in a tier of its own after those that stay. Trackers to remove
-    /// are named by their URL, in full or as [`TrackerStats::url`](ecs_torrent_components::stats::TrackerStats::url) shows
-    /// it. Returns when the change is durable and in force: new trackers are announced to at once, and removed ones learn
-    /// that the torrent leaves.
+    /// Removes trackers from a torrent and adds others, each in a tier of its own after those that stay. Trackers to
+    /// remove are named by their URL, in full or as
+    /// [`TrackerStats::url`](ecs_torrent_components::stats::TrackerStats::url) shows it. Returns when the change is
+    /// durable and in force: new trackers are announced to at once, and removed ones learn that the torrent leaves.
     ///
     /// ```
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
@@ -228,8 +229,8 @@ impl Torrents {
         Ok(self.ask(edit).await??)
     }
 
-    /// Announces a torrent to its trackers as early as they allow, instead of at the end of their intervals. Returns the time
-    /// until the first announce.
+    /// Announces a torrent to its trackers as early as they allow, instead of at the end of their intervals. Returns
+    /// the time until the first announce.
     ///
     /// # Errors
     /// [`Error::TorrentNotFound`]; [`Error::Announce`] if the torrent does not run or has no tracker.
@@ -239,8 +240,9 @@ impl Torrents {
     }
 
     /// Sets priorities of a torrent's files, named by their index in [`Torrents::list_files`]. A skipped file is not
-    /// downloaded; files of a higher priority come first. Files that are not named keep their priority. Returns when the
-    /// priorities are durable and in force. A torrent that holds every wanted file, and not all others, is `finished`.
+    /// downloaded; files of a higher priority come first. Files that are not named keep their priority. Returns when
+    /// the priorities are durable and in force. A torrent that holds every wanted file, and not all others, is
+    /// `finished`.
     ///
     /// ```
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
@@ -254,8 +256,8 @@ impl Torrents {
     /// ```
     ///
     /// # Errors
-    /// [`Error::TorrentNotFound`]; [`Error::SetFiles`] if a file does not exist, if the files are not known yet, or if the
-    /// session could not be saved. Nothing is changed then.
+    /// [`Error::TorrentNotFound`]; [`Error::SetFiles`] if a file does not exist, if the files are not known yet, or if
+    /// the session could not be saved. Nothing is changed then.
     pub async fn set_files(
         &self,
         id: impl Into<TorrentId>,
@@ -272,8 +274,9 @@ impl Torrents {
         Ok(self.ask(set).await??)
     }
 
-    /// Sets the order in which pieces of files with equal priority are requested: by default the rarest come first, which is
-    /// best for the swarm. Returns when the order is durable and in force. It can be set before the files are known.
+    /// Sets the order in which pieces of files with equal priority are requested: by default the rarest come first,
+    /// which is best for the swarm. Returns when the order is durable and in force. It can be set before the files are
+    /// known.
     ///
     /// ```
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
@@ -365,9 +368,9 @@ impl Torrents {
         Ok(Selection::of(&self.stats(id).await?, fields))
     }
 
-    /// Pauses a torrent: it stays listed, and does nothing until [`Torrents::start`]. Its peers and trackers are notified
-    /// as at a stop, its session is saved, and its files are closed, so that their volume can be unmounted. It is still
-    /// paused after a restart of the program. Pausing a paused torrent is not an error.
+    /// Pauses a torrent: it stays listed, and does nothing until [`Torrents::start`]. Its peers and trackers are
+    /// notified as at a stop, its session is saved, and its files are closed, so that their volume can be unmounted. It
+    /// is still paused after a restart of the program. Pausing a paused torrent is not an error.
     ///
     /// ```
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
@@ -392,9 +395,9 @@ impl Torrents {
             .await??)
     }
 
-    /// Starts a paused torrent again. Data that did not change meanwhile is not hashed again. A failed or blocked torrent is
-    /// tried again at once. Starting a torrent that runs changes nothing and is not an error. A torrent that is being paused
-    /// starts when that is over; pauses and starts of a torrent take effect in the order of the calls.
+    /// Starts a paused torrent again. Data that did not change meanwhile is not hashed again. A failed or blocked
+    /// torrent is tried again at once. Starting a torrent that runs changes nothing and is not an error. A torrent that
+    /// is being paused starts when that is over; pauses and starts of a torrent take effect in the order of the calls.
     ///
     /// # Errors
     /// [`Error::TorrentNotFound`]; [`Error::StartTorrent`] if the session could not be saved. The torrent then stays
@@ -406,11 +409,11 @@ impl Torrents {
             .await??)
     }
 
-    /// Checks all data of a torrent again: no piece counts as held before it is hashed. The torrent leaves its peers and
-    /// trackers as in a pause, and is [checking](crate::TorrentState::Checking) then; `checked` in its
-    /// [statistics](crate::TorrentStats) shows the progress. Pieces that are missing or bad are downloaded again. A paused
-    /// torrent is paused again after the check, and a failed or blocked one is tried again. The check is durable when this
-    /// returns: a kill repeats it in the next run.
+    /// Checks all data of a torrent again: no piece counts as held before it is hashed. The torrent leaves its peers
+    /// and trackers as in a pause, and is [checking](crate::TorrentState::Checking) then; `checked` in its
+    /// [statistics](crate::TorrentStats) shows the progress. Pieces that are missing or bad are downloaded again. A
+    /// paused torrent is paused again after the check, and a failed or blocked one is tried again. The check is durable
+    /// when this returns: a kill repeats it in the next run.
     ///
     /// ```
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
@@ -422,8 +425,8 @@ impl Torrents {
     /// ```
     ///
     /// # Errors
-    /// [`Error::TorrentNotFound`]; [`Error::Recheck`] if such a check is running already, if the torrent has no metadata
-    /// yet, or if the session could not be saved. In the last case the torrent is then listed as failed.
+    /// [`Error::TorrentNotFound`]; [`Error::Recheck`] if such a check is running already, if the torrent has no
+    /// metadata yet, or if the session could not be saved. In the last case the torrent is then listed as failed.
     pub async fn recheck(&self, id: impl Into<TorrentId>) -> Result<(), Error> {
         let TorrentId(torrent) = id.into();
         Ok(self
@@ -431,15 +434,15 @@ impl Torrents {
             .await??)
     }
 
-    /// Moves a torrent's files to another download folder, and returns when that is done. The torrent leaves its peers and
-    /// trackers as in a pause, and is [moving](crate::TorrentState::Moving) then; `moving` in its
+    /// Moves a torrent's files to another download folder, and returns when that is done. The torrent leaves its peers
+    /// and trackers as in a pause, and is [moving](crate::TorrentState::Moving) then; `moving` in its
     /// [statistics](crate::TorrentStats) shows the progress. After that it continues as before.
     ///
-    /// The files get second names if both folders are on one file system, and are copied, verified and synced otherwise. The
-    /// old files are deleted when the session names the new folder, durably: a kill at any moment leaves the whole data at
-    /// one of the two places, and the next run ends the move. Files that the torrent did not create are copied, and stay.
-    /// Nothing at the new place is overwritten. A pause or a stop interrupts the move until the torrent starts again; a
-    /// move to the folder where the files are then undoes it.
+    /// The files get second names if both folders are on one file system, and are copied, verified and synced
+    /// otherwise. The old files are deleted when the session names the new folder, durably: a kill at any moment leaves
+    /// the whole data at one of the two places, and the next run ends the move. Files that the torrent did not create
+    /// are copied, and stay. Nothing at the new place is overwritten. A pause or a stop interrupts the move until the
+    /// torrent starts again; a move to the folder where the files are then undoes it.
     ///
     /// ```
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
@@ -452,15 +455,16 @@ impl Torrents {
     /// ```
     ///
     /// # Errors
-    /// [`Error::TorrentNotFound`]; [`Error::Move`] with the reason why the files stay where they are, or why the move is
-    /// interrupted.
+    /// [`Error::TorrentNotFound`]; [`Error::Move`] with the reason why the files stay where they are, or why the move
+    /// is interrupted.
     pub async fn move_files(&self, id: impl Into<TorrentId>, root: impl Into<PathBuf>) -> Result<MovedFiles, Error> {
         self.place_files(id.into(), root.into(), false).await
     }
 
     /// Records that a torrent's files are in another folder now: their volume is mounted at another path, or the user
-    /// has moved them. Nothing is moved. Every file that the torrent has must be there with its length. Files that are the
-    /// same as before are not hashed again; others are. A torrent that is blocked because its volume is gone continues.
+    /// has moved them. Nothing is moved. Every file that the torrent has must be there with its length. Files that are
+    /// the same as before are not hashed again; others are. A torrent that is blocked because its volume is gone
+    /// continues.
     ///
     /// # Errors
     /// [`Error::TorrentNotFound`]; [`Error::Move`] with the reason why the torrent stays where it was.
@@ -512,8 +516,8 @@ impl Torrents {
     /// Stops a torrent in order: notifies its peers, then its trackers, saves its session, and removes it from the
     /// list. Stopping a torrent that is not listed is not an error. A second stop joins one that is already running.
     ///
-    /// The torrent stays stopped until [`Torrents::resume`], [`Torrents::resume_all`] or [`Torrents::download`] brings it
-    /// back: [`Torrents::restore`] leaves it out.
+    /// The torrent stays stopped until [`Torrents::resume`], [`Torrents::resume_all`] or [`Torrents::download`] brings
+    /// it back: [`Torrents::restore`] leaves it out.
     ///
     /// ```
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
@@ -595,8 +599,8 @@ impl Torrents {
     /// ```
     ///
     /// # Errors
-    /// [`Error::TorrentNotFound`]; [`Error::Remove`] if something could not be deleted. With `delete_data`, a torrent whose
-    /// volume is not mounted stays as it was ([`RemoveError::Kept`]).
+    /// [`Error::TorrentNotFound`]; [`Error::Remove`] if something could not be deleted. With `delete_data`, a torrent
+    /// whose volume is not mounted stays as it was ([`RemoveError::Kept`]).
     pub async fn remove(&self, id: impl Into<TorrentId>, options: RemoveOptions) -> Result<Removed, Error> {
         let TorrentId(torrent) = id.into();
         let remove = |reply| RemoveTorrent {
@@ -670,8 +674,8 @@ impl Torrents {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Resume`] if the state folder cannot be read, or if a torrent stays stopped because its state cannot be saved;
-    /// the other torrents are resumed regardless. A damaged session is set aside and logged; it is not an error.
+    /// [`Error::Resume`] if the state folder cannot be read, or if a torrent stays stopped because its state cannot be
+    /// saved; the other torrents are resumed regardless. A damaged session is set aside and logged; it is not an error.
     pub async fn resume_all(&self) -> Result<usize, Error> {
         let include_stopped = true;
         let resume = |reply| ResumeAll { include_stopped, reply };
@@ -702,8 +706,8 @@ impl Torrents {
         Ok(self.ask(restore).await??)
     }
 
-    /// Changes the limits of a torrent's transfer rates, and returns when they are durable and in force. They hold beneath
-    /// the engine's limits.
+    /// Changes the limits of a torrent's transfer rates, and returns when they are durable and in force. They hold
+    /// beneath the engine's limits.
     ///
     /// ```
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
@@ -770,8 +774,8 @@ impl Torrents {
         Ok(self.ask(set).await??)
     }
 
-    /// Changes the labels and the category of a torrent, and returns when they are durable. The torrent's files stay where they
-    /// are, also if the new category has a download folder of its own.
+    /// Changes the labels and the category of a torrent, and returns when they are durable. The torrent's files stay
+    /// where they are, also if the new category has a download folder of its own.
     ///
     /// ```
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
@@ -786,8 +790,8 @@ impl Torrents {
     /// ```
     ///
     /// # Errors
-    /// [`Error::TorrentNotFound`]; [`Error::SetLabels`] if a label cannot be used, if there would be too many, or if they
-    /// cannot be saved.
+    /// [`Error::TorrentNotFound`]; [`Error::SetLabels`] if a label cannot be used, if there would be too many, or if
+    /// they cannot be saved.
     pub async fn set_labels(&self, id: impl Into<TorrentId>, patch: LabelsPatch) -> Result<(), Error> {
         let torrent = id.into().0;
         let set = |reply| SetLabels { torrent, patch, reply };
@@ -829,8 +833,8 @@ impl Torrents {
     }
 
     /// Changes settings while the engine runs, and returns when the changes are durable and in force. They lie over the
-    /// settings with which the engine was started, in later runs too. A setting that needs a restart is saved, and named
-    /// in the answer.
+    /// settings with which the engine was started, in later runs too. A setting that needs a restart is saved, and
+    /// named in the answer.
     ///
     /// # Errors
     /// [`Error::ChangeSettings`] with the name of the setting, if the settings would not be valid as a whole, cannot be
@@ -882,8 +886,9 @@ impl Torrents {
         Ok(receiver.await.map_err(|_| EngineGone)?)
     }
 
-    /// Sends a command to the plugin that takes it, and returns the plugin's answer. `command` is given the return channel.
-    /// The plugin initializes a [`CommandQueue`] of the command's type; [`guide`](crate::guide#commands) shows how.
+    /// Sends a command to the plugin that takes it, and returns the plugin's answer. `command` is given the return
+    /// channel. The plugin initializes a [`CommandQueue`] of the command's type; [`guide`](crate::guide#commands) shows
+    /// how.
     ///
     /// ```
     /// use ecs_torrent::prelude::*;
@@ -910,8 +915,8 @@ impl Torrents {
     /// [`CommandQueue`]: ecs_torrent_components::commands::CommandQueue
     ///
     /// # Errors
-    /// [`Error::UnsupportedCommand`] if no plugin takes the command; [`Error::EngineGone`] if the engine stops, or if the
-    /// plugin drops the command without an answer.
+    /// [`Error::UnsupportedCommand`] if no plugin takes the command; [`Error::EngineGone`] if the engine stops, or if
+    /// the plugin drops the command without an answer.
     pub async fn ask<C, T>(&self, command: impl FnOnce(Reply<T>) -> C) -> Result<T, Error>
     where
         C: Send + Sync + 'static,

@@ -72,12 +72,12 @@ impl Staged {
     }
 }
 
-/// Reads an archive for a state folder. Torrents that the folder has are left out. The caller holds the lock of the folder
-/// for as long as the result exists.
+/// Reads an archive for a state folder. Torrents that the folder has are left out. The caller holds the lock of the
+/// folder for as long as the result exists.
 ///
 /// # Errors
-/// If the archive is not one of [`super::export`], as a whole and undamaged, or if the folder cannot be written. Nothing was
-/// added then.
+/// If the archive is not one of [`super::export`], as a whole and undamaged, or if the folder cannot be written.
+/// Nothing was added then.
 pub fn stage(archive: impl Read, state_dir: &Path, rules: &mut dyn Rules) -> Result<Staged, ArchiveError> {
     let failed = || ArchiveError::io(format!("cannot write the state folder {}", state_dir.display()));
     let mut reader = Reader {

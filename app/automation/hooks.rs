@@ -23,8 +23,8 @@ const MAX_OUTPUT_BYTES: u64 = 1 << 16;
 /// Time to read the rest of the output of a program that has ended: what it has started may hold the other end.
 const OUTPUT_TIME: Duration = Duration::from_secs(1);
 
-/// Runs the hooks of all notices, in the order of the notices, until the channel ends. Programs that run then are waited
-/// for.
+/// Runs the hooks of all notices, in the order of the notices, until the channel ends. Programs that run then are
+/// waited for.
 pub(super) async fn run(mut notices: Receiver<Notice>, settings: AutomationSettings) {
     let slots = Arc::new(Semaphore::new(settings.max_running_hooks));
     let limit = seconds(settings.hook_timeout_s);
@@ -54,8 +54,8 @@ async fn run_hook(hook: &Hook, notice: &Notice, limit: Duration) {
     }
 }
 
-/// A program, and its process group while it runs. The group is killed when this is dropped. Once the program has ended and
-/// was waited for, the number of its group may be that of others.
+/// A program, and its process group while it runs. The group is killed when this is dropped. Once the program has ended
+/// and was waited for, the number of its group may be that of others.
 struct Program {
     child: Child,
     group: Option<Pid>,

@@ -10,8 +10,8 @@ use url::Url;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AutomationSettings {
-    /// Folders whose torrent files (`.torrent`) and magnet links (`.magnet`, a text file with a link) are added, such as
-    /// `(path: "/srv/watch", then: Delete, category: "linux")`. Default none.
+    /// Folders whose torrent files (`.torrent`) and magnet links (`.magnet`, a text file with a link) are added, such
+    /// as `(path: "/srv/watch", then: Delete, category: "linux")`. Default none.
     pub watch: Vec<WatchedFolder>,
     /// Time between two looks into a watch folder. A file is taken once it did not change from one look to the next.
     /// Default 5 s.
@@ -26,8 +26,8 @@ pub struct AutomationSettings {
     pub hook_timeout_s: u64,
     /// Maximum number of programs that run at a time. Default 4.
     pub max_running_hooks: usize,
-    /// Requests at events, such as `(on: [Added, Completed], url: "http://nas.local:8123/hook")`: a POST of the event as
-    /// JSON. Default none.
+    /// Requests at events, such as `(on: [Added, Completed], url: "http://nas.local:8123/hook")`: a POST of the event
+    /// as JSON. Default none.
     pub webhooks: Vec<Webhook>,
     /// Time for a web server to answer. Three attempts are made. Default 10 s.
     pub webhook_timeout_s: u64,

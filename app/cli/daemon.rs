@@ -125,8 +125,8 @@ pub(super) async fn run(args: DaemonArgs, screen: Screen) -> Result<Outcome, Cli
     Ok(Outcome::Done)
 }
 
-/// Time from the signal to the end of the process, of which hooks and webhooks get what the stop of the torrents leaves.
-/// The stop itself ends within 9 s by default, and container runtimes kill after 10 s.
+/// Time from the signal to the end of the process, of which hooks and webhooks get what the stop of the torrents
+/// leaves. The stop itself ends within 9 s by default, and container runtimes kill after 10 s.
 const STOP_TIME: Duration = Duration::from_millis(9_500);
 
 /// Time that hooks and webhooks get even if the stop took longer.
@@ -137,8 +137,8 @@ fn close_time(stop: Duration) -> Duration {
     STOP_TIME.saturating_sub(stop).max(LEAST_CLOSE_TIME)
 }
 
-/// Refuses to start if another program, such as another daemon, listens on the API's address. A daemon with the same state
-/// folder is a problem of its own, which the engine reports.
+/// Refuses to start if another program, such as another daemon, listens on the API's address. A daemon with the same
+/// state folder is a problem of its own, which the engine reports.
 fn check_api(address: SocketAddr, state_dir: &Path) -> Result<(), CliError> {
     let has_daemon = ApiAddress::read(state_dir).is_ok_and(|found| found.is_alive());
     match bind_tcp(address) {

@@ -221,8 +221,8 @@ const INTERVAL: Duration = Duration::from_millis(200);
 /// Time between two plain lines.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The progress of a fetch: one changing line on a terminal, plain lines elsewhere. All of it goes to the standard error
-/// stream, because the torrent file may go to the standard output.
+/// The progress of a fetch: one changing line on a terminal, plain lines elsewhere. All of it goes to the standard
+/// error stream, because the torrent file may go to the standard output.
 struct Progress<'s> {
     screen: &'s Screen,
     status: ProgressBar,

@@ -8,7 +8,8 @@ pub(super) struct LabelArgs {
     /// Label of the torrents; may be repeated, or be a list with commas.
     #[arg(long = "label", value_name = "LABEL", value_delimiter = ',')]
     labels: Vec<String>,
-    /// Category of the torrents. Its folder in the setting labels.categories, if it has one, is the default of --output.
+    /// Category of the torrents. Its folder in the setting labels.categories, if it has one, is the default of
+    /// --output.
     #[arg(long, value_name = "NAME")]
     category: Option<String>,
 }

@@ -34,8 +34,8 @@ impl Ways {
         }
     }
 
-    /// Returns a warning if only incoming peers can help: the source is a link without trackers and peers, and peers are
-    /// searched nowhere else.
+    /// Returns a warning if only incoming peers can help: the source is a link without trackers and peers, and peers
+    /// are searched nowhere else.
     pub(super) fn warning(self, source: &Source, peers: &[SocketAddr]) -> Option<String> {
         let Source::Magnet(magnet) = source else {
             return None;

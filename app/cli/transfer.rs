@@ -92,7 +92,8 @@ struct NetworkArgs {
     /// Print errors only.
     #[arg(short, long)]
     quiet: bool,
-    /// Print one JSON object per line. Events: added, metadata, progress, complete, blocked, restarting, interrupted, error.
+    /// Print one JSON object per line. Events: added, metadata, progress, complete, blocked, restarting, interrupted,
+    /// error.
     #[arg(long, conflicts_with = "quiet")]
     json: bool,
 }
@@ -259,7 +260,8 @@ async fn find_torrent(source: Source, torrents: &Torrents, reporter: &Reporter) 
     Ok(named_torrent(&link, torrents).await?.into())
 }
 
-/// Returns the magnet link of the torrent that a link with a public key names now. Waits until a node of the DHT knows it.
+/// Returns the magnet link of the torrent that a link with a public key names now. Waits until a node of the DHT knows
+/// it.
 pub(super) async fn named_torrent(link: &MutableLink, torrents: &Torrents) -> Result<Magnet, CliError> {
     let named = torrents.dht().next_torrent(link, None, Duration::ZERO).await?;
     Ok(Magnet::from(named.torrent))

@@ -266,8 +266,8 @@ impl From<SettingError> for Refusal {
     }
 }
 
-/// Answers with JSON, or with `304 Not Modified` if the client has this answer already (RFC 9110, 13.1.2). The tag is a weak
-/// one, since the answer may be compressed.
+/// Answers with JSON, or with `304 Not Modified` if the client has this answer already (RFC 9110, 13.1.2). The tag is a
+/// weak one, since the answer may be compressed.
 pub(super) fn tagged(request: &HeaderMap, body: Vec<u8>) -> Response {
     let tag = format!("W/\"{}\"", const_hex::encode(&sha1([body.as_slice()])[..16]));
     let known = request.get_all(header::IF_NONE_MATCH).iter();

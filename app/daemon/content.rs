@@ -128,8 +128,8 @@ fn requested_range(request: &HeaderMap, tag: &ETag, length: u64) -> Requested {
     }
 }
 
-/// Parses the value of a `Range` header with a single range: its first and last byte, or the length of a suffix instead of
-/// the latter. Other values are not valid or not supported, and do not count.
+/// Parses the value of a `Range` header with a single range: its first and last byte, or the length of a suffix instead
+/// of the latter. Other values are not valid or not supported, and do not count.
 fn single_range(value: &str) -> Option<(Option<u64>, Option<u64>)> {
     let (unit, range) = value.split_once('=')?;
     let (first, last) = range.trim().split_once('-')?;
@@ -146,8 +146,8 @@ fn single_range(value: &str) -> Option<(Option<u64>, Option<u64>)> {
     (unit.eq_ignore_ascii_case("bytes") && is_ordered).then_some((first, last))
 }
 
-/// Returns the body with a range of a file. It breaks off when the reader fails, so that the client does not take a part
-/// for the whole.
+/// Returns the body with a range of a file. It breaks off when the reader fails, so that the client does not take a
+/// part for the whole.
 fn body(reader: FileReader, range: Range<u64>) -> Body {
     let rest = Some((reader, range));
     let parts = stream::unfold(rest, async |rest: Option<(FileReader, Range<u64>)>| {

@@ -12,8 +12,8 @@ use tokio::sync::watch;
 use crate::TorrentId;
 use crate::events::{CAPACITY, Event, Received, Subscription};
 
-/// Most events that are kept for clients that reconnect. A torrent that downloads has a few events in its life; an event
-/// takes some 200 bytes.
+/// Most events that are kept for clients that reconnect. A torrent that downloads has a few events in its life; an
+/// event takes some 200 bytes.
 const MAX_EVENTS: usize = 4 * CAPACITY;
 
 /// The latest events. Clones share them.
@@ -112,8 +112,8 @@ impl EventLog {
         self.progress.borrow().0
     }
 
-    /// Returns the number of the event after the one that a client has seen last; `None` if that is not an event of this
-    /// run.
+    /// Returns the number of the event after the one that a client has seen last; `None` if that is not an event of
+    /// this run.
     pub(super) fn after(&self, seen: Revision) -> Option<u64> {
         let is_ours = seen.run == self.run && seen.number < self.next_number();
         is_ours.then(|| seen.number + 1)

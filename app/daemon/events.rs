@@ -29,8 +29,8 @@ struct Place {
     frames: VecDeque<Frame>,
 }
 
-/// Streams server-sent events until the client disconnects or the API closes. A client that names the last event that it
-/// has seen gets those that followed; another one gets a snapshot first.
+/// Streams server-sent events until the client disconnects or the API closes. A client that names the last event that
+/// it has seen gets those that followed; another one gets a snapshot first.
 pub(super) async fn stream(
     State(shared): State<Shared>,
     RawQuery(query): RawQuery,

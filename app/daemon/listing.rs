@@ -239,8 +239,8 @@ impl View {
                 .is_none_or(|has_error| has_error == stats.error.is_some())
     }
 
-    /// Returns the torrents of the page, and how many there are on all pages. Torrents with equal keys are in the order in
-    /// which they were added.
+    /// Returns the torrents of the page, and how many there are on all pages. Torrents with equal keys are in the order
+    /// in which they were added.
     fn page(&self, listing: &Listing) -> (Vec<Arc<TorrentStats>>, usize) {
         let rows = listing.rows().filter(|row| self.includes(row));
         match self.sort {

@@ -1,7 +1,7 @@
 //! A copy of the engine's list of torrents, from which lists, totals and changes are answered.
 //!
-//! Each answer first gets the changes since the last one from the engine, which costs the engine nothing for torrents that
-//! have not changed. Sorting and filtering take place here, and do not hold up the engine.
+//! Each answer first gets the changes since the last one from the engine, which costs the engine nothing for torrents
+//! that have not changed. Sorting and filtering take place here, and do not hold up the engine.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};

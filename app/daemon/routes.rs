@@ -155,8 +155,8 @@ fn table() -> Vec<Route> {
     ]
 }
 
-/// Compresses answers for clients that accept it. Nothing that another user chose is in an answer beside a secret, so that
-/// the length of an answer reveals nothing.
+/// Compresses answers for clients that accept it. Nothing that another user chose is in an answer beside a secret, so
+/// that the length of an answer reveals nothing.
 fn compressed(handler: MethodRouter<Shared>) -> MethodRouter<Shared> {
     handler.layer(CompressionLayer::new().gzip(true).quality(CompressionLevel::Fastest))
 }

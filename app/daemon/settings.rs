@@ -41,8 +41,8 @@ pub struct ApiSettings {
     pub max_failed_logins: u32,
     /// Time after which one more wrong token is answered. Default 10 s.
     pub failed_login_interval_s: u64,
-    /// Whether `/metrics` reports each torrent too: six values each, with the torrent's name. A server that collects them
-    /// keeps a series for each. Default false.
+    /// Whether `/metrics` reports each torrent too: six values each, with the torrent's name. A server that collects
+    /// them keeps a series for each. Default false.
     pub metrics_per_torrent: bool,
 }
 

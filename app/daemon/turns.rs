@@ -6,8 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use ecs_torrent_protocol::hash::InfoHash;
 use tokio::sync::{Notify, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// The torrents that requests are listing. Requests about the same torrent take turns: otherwise, two requests that add it
-/// would both be answered that it is new.
+/// The torrents that requests are listing. Requests about the same torrent take turns: otherwise, two requests that add
+/// it would both be answered that it is new.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     busy: Mutex<HashSet<InfoHash>>,

@@ -9,7 +9,8 @@ use ecs_torrent::prelude::*;
 pub struct PeerListPlugin {
     /// Name of the source, as statistics show it.
     pub name: &'static str,
-    /// Whether private torrents may have its peers (BEP 27): only if the torrent's tracker or the user controls the list.
+    /// Whether private torrents may have its peers (BEP 27): only if the torrent's tracker or the user controls the
+    /// list.
     pub serves_private: bool,
     /// The addresses. The plugin claims that they are seeds.
     pub peers: Vec<SocketAddr>,

@@ -45,8 +45,8 @@ impl Plugin for StopLogPlugin {
     fn build(&self, app: &mut App) {
         let (sender, lines) = channel();
         let path = self.path.clone();
-        // A tick never blocks, so a thread opens and writes the file. It ends with the world, which drops the sender. If
-        // it cannot be started, every line fails.
+        // A tick never blocks, so a thread opens and writes the file. It ends with the world, which drops the sender.
+        // If it cannot be started, every line fails.
         let _ = thread::Builder::new()
             .name("stop-log".into())
             .spawn(move || write_lines(&lines, &path));
@@ -57,8 +57,8 @@ impl Plugin for StopLogPlugin {
     }
 }
 
-/// Sends a line for each torrent whose stop has come this far, and reports those that are written. A tick without a stop
-/// costs nothing.
+/// Sends a line for each torrent whose stop has come this far, and reports those that are written. A tick without a
+/// stop costs nothing.
 fn log_stops(
     mut duty: StopDuty<StopLog>,
     mut waiting: Local<Vec<(Entity, Outcome)>>,

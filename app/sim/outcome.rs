@@ -43,7 +43,8 @@ pub struct Outcome {
     pub took: Duration,
     /// Least possible time.
     pub ideal: Duration,
-    /// Least possible time if peers forward whole pieces, as in [`Scenario::store_and_forward`](super::Scenario::store_and_forward).
+    /// Least possible time if peers forward whole pieces, as in
+    /// [`Scenario::store_and_forward`](super::Scenario::store_and_forward).
     pub store_and_forward: Duration,
     /// Time at which each leecher finished.
     pub finished: BTreeMap<Who, Duration>,

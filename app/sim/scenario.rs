@@ -302,8 +302,8 @@ impl Scenario {
         self
     }
 
-    /// Lets the bystanders add a magnet link that contains the torrent's info-hash and nothing else. They must not learn
-    /// the metadata of a private torrent.
+    /// Lets the bystanders add a magnet link that contains the torrent's info-hash and nothing else. They must not
+    /// learn the metadata of a private torrent.
     #[must_use]
     pub fn by_outsiders(self) -> Self {
         Self {
@@ -382,7 +382,8 @@ impl Scenario {
         }
     }
 
-    /// Gives the torrent no tracker, and puts all nodes into one local network, in which they reach each other by multicast.
+    /// Gives the torrent no tracker, and puts all nodes into one local network, in which they reach each other by
+    /// multicast.
     #[must_use]
     pub fn in_a_local_network(self) -> Self {
         self.without_tracker().in_reach_of_multicast()
@@ -456,8 +457,8 @@ impl Scenario {
         }
     }
 
-    /// Lets engines tick only at multiples of `tick_quantum`, on `threads` threads; large swarms run faster that way. The
-    /// result depends on the quantum, but not on the number of threads.
+    /// Lets engines tick only at multiples of `tick_quantum`, on `threads` threads; large swarms run faster that way.
+    /// The result depends on the quantum, but not on the number of threads.
     #[must_use]
     pub fn tick_quantum(self, tick_quantum: Duration, threads: usize) -> Self {
         Self {

@@ -1,9 +1,10 @@
 //! Cost of untrusted input per byte: `cargo bench --bench cost`.
 //!
-//! Measures CPU time and peak memory per byte for each wire message, tracker reply, extension message, query of the DHT,
-//! and for each torrent file, magnet link and request head sent to the API. Exits with 1 if a row exceeds 100 ns or 64 bytes per byte, unless the row names another bound.
-//! Wire messages pass through a whole engine over the simulator, on many connections at once; tick times exclude the
-//! simulated backends. Panics if an input is not read or refused as its row says. Needs Linux. Arguments select rows by parts of their names. `--json` prints JSON.
+//! Measures CPU time and peak memory per byte for each wire message, tracker reply, extension message, query of the
+//! DHT, and for each torrent file, magnet link and request head sent to the API. Exits with 1 if a row exceeds 100 ns
+//! or 64 bytes per byte, unless the row names another bound. Wire messages pass through a whole engine over the
+//! simulator, on many connections at once; tick times exclude the simulated backends. Panics if an input is not read or
+//! refused as its row says. Needs Linux. Arguments select rows by parts of their names. `--json` prints JSON.
 
 #![allow(
     unreachable_pub,

@@ -1,10 +1,10 @@
 //! A node of the DHT under load: `cargo bench --bench dht`.
 //!
-//! Sends 2 000 queries a second from 256 addresses to the daemon, and the same to libtorrent if `tests/peers/install` has
-//! installed it. Prints the CPU time and resident memory of both, and their ratio. Then fills a node with whole routing
-//! tables of IPv4 and IPv6, and 10 000 peers of each, and prints its heap memory. Exits with 1 if the daemon takes more than
-//! 5 % of a core, or the node more than 8 MiB. Needs Linux. `--daemon PATH` measures another binary, `--memory` the heap
-//! memory only.
+//! Sends 2 000 queries a second from 256 addresses to the daemon, and the same to libtorrent if `tests/peers/install`
+//! has installed it. Prints the CPU time and resident memory of both, and their ratio. Then fills a node with whole
+//! routing tables of IPv4 and IPv6, and 10 000 peers of each, and prints its heap memory. Exits with 1 if the daemon
+//! takes more than 5 % of a core, or the node more than 8 MiB. Needs Linux. `--daemon PATH` measures another binary,
+//! `--memory` the heap memory only.
 
 #![allow(
     unreachable_pub,

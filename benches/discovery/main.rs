@@ -1,7 +1,7 @@
 //! Times to the metadata of a magnet link, with real processes and a link of 100 ms: `cargo bench --bench discovery`.
 //!
-//! The other hosts, 60 nodes of the DHT and a client that has the torrents, are in one network namespace; the client that
-//! is measured is in another. A relay joins both by a link of 100 Mbit/s and 50 ms each way. Prints the median of
+//! The other hosts, 60 nodes of the DHT and a client that has the torrents, are in one network namespace; the client
+//! that is measured is in another. A relay joins both by a link of 100 Mbit/s and 50 ms each way. Prints the median of
 //! [`RUNS`] for the engine and, if `tests/peers/install` has installed it, for libtorrent. Exits with 1 if the engine
 //! misses a goal. Needs root or user namespaces, and `/dev/net/tun`.
 

@@ -23,8 +23,8 @@ pub struct Seed {
 }
 
 impl Seed {
-    /// Adds torrents with so many bytes of metadata, and waits until they are announced. They have no data: the metadata is
-    /// all that is asked for.
+    /// Adds torrents with so many bytes of metadata, and waits until they are announced. They have no data: the
+    /// metadata is all that is asked for.
     pub fn start(lens: &[usize], node: SocketAddr) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut settings = Settings::default();

@@ -6,8 +6,8 @@ use crate::peer::{UploadQueue, Wire};
 use crate::rate_limit::RateLimit;
 use crate::work_list::WorkList;
 
-/// The buckets of a torrent that has, or had, limits of its own, and its peers that wait for them. The peers of a torrent
-/// take turns; with a turn, a peer gets its share of the engine's limit as any other peer.
+/// The buckets of a torrent that has, or had, limits of its own, and its peers that wait for them. The peers of a
+/// torrent take turns; with a turn, a peer gets its share of the engine's limit as any other peer.
 #[derive(Component, Debug, Default)]
 pub struct TorrentBuckets {
     /// Payload and messages received from peers.

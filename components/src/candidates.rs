@@ -62,8 +62,8 @@ pub struct CandidatesFound {
     pub peers: Vec<FoundPeer>,
     /// Source of the addresses.
     pub source: CandidateSource,
-    /// Address of the host that named the peers: the tracker or the peer that sent them. It may not name peers in a more
-    /// private network than its own. `None` stands for a host in the Internet.
+    /// Address of the host that named the peers: the tracker or the peer that sent them. It may not name peers in a
+    /// more private network than its own. `None` stands for a host in the Internet.
     pub informant: Option<IpAddr>,
 }
 
@@ -146,9 +146,9 @@ impl Candidates {
         self.add_from(peer, source, None, priority, max)
     }
 
-    /// Adds an address like [`Candidates::add`], named by the host `informant`. If the host is a peer or a DHT node, at most
-    /// 50 of its addresses are kept at which no peer has answered yet, and they are dialed last if its other addresses have
-    /// failed.
+    /// Adds an address like [`Candidates::add`], named by the host `informant`. If the host is a peer or a DHT node, at
+    /// most 50 of its addresses are kept at which no peer has answered yet, and they are dialed last if its other
+    /// addresses have failed.
     pub fn add_from(
         &mut self,
         peer: impl Into<FoundPeer>,
@@ -259,7 +259,8 @@ impl Candidates {
         self.ready.first().map(|(.., address)| *address)
     }
 
-    /// Returns whether a user named the best address of those known to be ready. [`Candidates::wake`] makes others ready.
+    /// Returns whether a user named the best address of those known to be ready. [`Candidates::wake`] makes others
+    /// ready.
     #[must_use]
     pub fn is_next_user_named(&self) -> bool {
         self.ready.first().is_some_and(|(Reverse(is_user), ..)| *is_user)
@@ -366,8 +367,8 @@ impl Candidates {
         self.change_others(address, State::Ready);
     }
 
-    /// Keeps an address from being dialed while its peer is connected at another one. False if that one is not known as the
-    /// address of a connection.
+    /// Keeps an address from being dialed while its peer is connected at another one. False if that one is not known as
+    /// the address of a connection.
     pub fn set_elsewhere(&mut self, address: SocketAddr, connected: SocketAddr) -> bool {
         let is_busy = |address: &SocketAddr| self.table.get(address).is_some_and(|c| c.state == State::Busy);
         let is_possible = address != connected && is_busy(&address) && is_busy(&connected);
@@ -395,8 +396,8 @@ impl Candidates {
         }
     }
 
-    /// Keeps a ready address from being dialed until [`Candidates::recall_redundant`]: the torrent is complete, and so is the
-    /// peer, as its source claims.
+    /// Keeps a ready address from being dialed until [`Candidates::recall_redundant`]: the torrent is complete, and so
+    /// is the peer, as its source claims.
     pub fn defer(&mut self, address: SocketAddr) {
         let candidate = self.table.get(&address);
         if candidate.is_some_and(|c| c.state == State::Ready && !c.is_user_named()) {
@@ -525,8 +526,8 @@ impl Candidates {
         self.idle_user_count
     }
 
-    /// Forgets an address of no use to a complete torrent, or else the failed address with the longest wait, or else the
-    /// last one to dial if it is doubtful; for a user also another one. False if there is none.
+    /// Forgets an address of no use to a complete torrent, or else the failed address with the longest wait, or else
+    /// the last one to dial if it is doubtful; for a user also another one. False if there is none.
     fn displace(&mut self, by: CandidateSource) -> bool {
         let candidate = |address: &SocketAddr| self.table.get(address);
         let is_strange = |address: &SocketAddr| candidate(address).is_some_and(|c| !c.is_user_named());

@@ -22,7 +22,8 @@ use crate::stats::TorrentStats;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision {
-    /// The run. An engine that was rebuilt after a panic has another one, and knows nothing about revisions of the last.
+    /// The run. An engine that was rebuilt after a panic has another one, and knows nothing about revisions of the
+    /// last.
     pub run: u64,
     /// The number of changes before.
     pub number: u64,
@@ -113,9 +114,9 @@ impl RemovedTorrents {
 
 /// Gets the torrents that have changed since a revision. The cost depends on the number of changes, not of torrents.
 ///
-/// A torrent counts as changed when its state, name, size, progress, counters, error, dates or number of peers change, and
-/// once per second while it transfers data or is being checked. What the mere passing of time changes (the running time)
-/// does not count, nor what the state of single peers, trackers and sources is.
+/// A torrent counts as changed when its state, name, size, progress, counters, error, dates or number of peers change,
+/// and once per second while it transfers data or is being checked. What the mere passing of time changes (the running
+/// time) does not count, nor what the state of single peers, trackers and sources is.
 #[derive(Debug)]
 pub struct GetChanges {
     /// The revision of the last answer; `None` to get everything.
@@ -131,8 +132,8 @@ pub struct GetChanges {
 pub struct Changes {
     /// The changes up to this revision are known.
     pub revision: Revision,
-    /// Whether the answer is not based on the requested revision, because that is of another run or too old: torrents that
-    /// are not in this answer and the next ones are gone.
+    /// Whether the answer is not based on the requested revision, because that is of another run or too old: torrents
+    /// that are not in this answer and the next ones are gone.
     pub is_reset: bool,
     /// Torrents that were removed or stopped.
     pub removed: Vec<InfoHash>,

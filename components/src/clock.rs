@@ -21,8 +21,8 @@ impl Clock {
         self.now
     }
 
-    /// Returns the date of this tick, in seconds since 1970 (UTC). Unlike [`Clock::now`], it may go back when the system's
-    /// clock is set.
+    /// Returns the date of this tick, in seconds since 1970 (UTC). Unlike [`Clock::now`], it may go back when the
+    /// system's clock is set.
     #[must_use]
     pub fn unix_seconds(&self) -> u64 {
         self.unix_time().as_secs()

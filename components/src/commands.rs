@@ -142,8 +142,8 @@ pub struct AddOptions {
     /// Whether existing files may be changed and completed. They stay the user's: they are never deleted with the
     /// torrent.
     pub overwrite: bool,
-    /// Time of the request in nanoseconds since 1970. `overwrite` covers no file that was created or changed later, even
-    /// if the files are examined much later, when the metadata is known. `None` sets no limit.
+    /// Time of the request in nanoseconds since 1970. `overwrite` covers no file that was created or changed later,
+    /// even if the files are examined much later, when the metadata is known. `None` sets no limit.
     pub requested_ns: Option<i64>,
     /// The files to download; the others are skipped. An empty selection selects all files. It may name files before
     /// they are known, as a magnet link does (BEP 53).
@@ -291,8 +291,8 @@ pub enum SupplyError {
 /// Adds a torrent.
 ///
 /// If the torrent exists, it receives the peers of the options, the trackers that it does not have yet unless it is
-/// private (BEP 27), and its metadata if that was not known; the reply is its hash. A failed torrent is tried again with
-/// the new options, a torrent without metadata takes them, and a paused one stays paused. A torrent that is being
+/// private (BEP 27), and its metadata if that was not known; the reply is its hash. A failed torrent is tried again
+/// with the new options, a torrent without metadata takes them, and a paused one stays paused. A torrent that is being
 /// stopped or removed is added when that is over. A stopped torrent runs, even if it was paused before, unless the
 /// options say that it is paused.
 #[derive(Debug)]
@@ -439,8 +439,8 @@ impl AboutTorrent for StopTorrent {
 /// Stops all torrents.
 #[derive(Debug)]
 pub struct StopAll {
-    /// Whether the torrents stay stopped over restarts until they are resumed. Otherwise [`ResumeAll`] lists them again,
-    /// whether it includes stopped torrents or not.
+    /// Whether the torrents stay stopped over restarts until they are resumed. Otherwise [`ResumeAll`] lists them
+    /// again, whether it includes stopped torrents or not.
     pub until_resumed: bool,
     /// Answered when all torrents are gone, or with the first error.
     pub reply: Reply<Result<(), StopError>>,
@@ -452,8 +452,8 @@ pub struct StopAll {
 #[error("{name} was stopped, but {0}", name = .0.name)]
 pub struct StopError(pub Unsaved);
 
-/// Pauses, starts or checks torrents. Commands about the same torrent take effect in the order in which they arrive: one of
-/// them waits while an earlier one waits.
+/// Pauses, starts or checks torrents. Commands about the same torrent take effect in the order in which they arrive:
+/// one of them waits while an earlier one waits.
 #[derive(Debug)]
 pub enum PauseOrStart {
     /// Pauses a torrent.
@@ -507,8 +507,8 @@ impl From<StartAll> for PauseOrStart {
 }
 
 /// Pauses a torrent: its session is saved, it leaves its peers and trackers, its files are closed, and it stays listed.
-/// Pausing a torrent that is paused is not an error. A pause waits for a running stop or removal of the torrent. Sent as
-/// a [`PauseOrStart`].
+/// Pausing a torrent that is paused is not an error. A pause waits for a running stop or removal of the torrent. Sent
+/// as a [`PauseOrStart`].
 #[derive(Debug)]
 pub struct PauseTorrent {
     /// The torrent.
@@ -535,8 +535,8 @@ pub enum PauseError {
     Unsaved(Unsaved),
 }
 
-/// Starts a paused torrent, and tries a failed or blocked one again at once. Starting a torrent that runs is not an error,
-/// and changes nothing. A torrent that is being paused is started when that is over. Sent as a [`PauseOrStart`].
+/// Starts a paused torrent, and tries a failed or blocked one again at once. Starting a torrent that runs is not an
+/// error, and changes nothing. A torrent that is being paused is started when that is over. Sent as a [`PauseOrStart`].
 #[derive(Debug)]
 pub struct StartTorrent {
     /// The torrent.
@@ -563,10 +563,10 @@ pub enum StartTorrentError {
     Unsaved(Unsaved),
 }
 
-/// Checks all data of a torrent again: no piece counts as held before it is hashed. The torrent leaves its peers and trackers
-/// as in a pause, its session records the check, and the files are opened again. Then the torrent continues as before: it
-/// downloads the pieces that are missing or bad, or is paused again. A kill during the check repeats it in the next run.
-/// Sent as a [`PauseOrStart`].
+/// Checks all data of a torrent again: no piece counts as held before it is hashed. The torrent leaves its peers and
+/// trackers as in a pause, its session records the check, and the files are opened again. Then the torrent continues as
+/// before: it downloads the pieces that are missing or bad, or is paused again. A kill during the check repeats it in
+/// the next run. Sent as a [`PauseOrStart`].
 #[derive(Debug)]
 pub struct RecheckTorrent {
     /// The torrent.
@@ -593,11 +593,11 @@ pub enum RecheckError {
 }
 
 /// Moves a torrent's files to another download folder. The torrent leaves its peers and trackers as in a pause, and its
-/// files are closed meanwhile. On the same file system each file gets a second name; otherwise it is copied, verified and
-/// synced. Then the session names the new folder, and after that the files are deleted in the old one, except those that the
-/// torrent did not create. So a kill at any moment leaves the whole data at one of the two places, and the next run ends the
-/// move. A pause or a stop interrupts the move until the next start. A move to the folder in which the files are ends an
-/// unfinished move by undoing it. Sent as a [`PauseOrStart`].
+/// files are closed meanwhile. On the same file system each file gets a second name; otherwise it is copied, verified
+/// and synced. Then the session names the new folder, and after that the files are deleted in the old one, except those
+/// that the torrent did not create. So a kill at any moment leaves the whole data at one of the two places, and the
+/// next run ends the move. A pause or a stop interrupts the move until the next start. A move to the folder in which
+/// the files are ends an unfinished move by undoing it. Sent as a [`PauseOrStart`].
 #[derive(Debug)]
 pub struct MoveTorrent {
     /// The torrent.
@@ -605,8 +605,8 @@ pub struct MoveTorrent {
     /// The new download folder.
     pub root: PathBuf,
     /// The files are in the new folder already, and stay there: only the session changes. For example, their volume is
-    /// mounted at another path now. Every file that the torrent has must be there with its length; files that differ from
-    /// the session otherwise are hashed.
+    /// mounted at another path now. Every file that the torrent has must be there with its length; files that differ
+    /// from the session otherwise are hashed.
     pub is_there: bool,
     /// Answered when the move has ended, or is interrupted or undone.
     pub reply: Reply<Result<MovedFiles, MoveError>>,
@@ -677,7 +677,8 @@ pub enum MoveError {
         /// The file and the reason.
         reason: Arc<str>,
     },
-    /// The torrent was paused or stopped meanwhile, or the disk is not reachable. The move goes on when the torrent starts.
+    /// The torrent was paused or stopped meanwhile, or the disk is not reachable. The move goes on when the torrent
+    /// starts.
     #[error("the move of {0} is interrupted; it continues when the torrent starts")]
     Interrupted(Arc<str>),
     /// The session could not be written. The torrent has left its peers and trackers, and stays listed, as failed.

@@ -175,8 +175,8 @@ fn as_text<S: serde::Serializer>(id: &NodeId, serializer: S) -> Result<S::Ok, S:
     serializer.collect_str(id)
 }
 
-/// The node knows enough others to search in the network of an address family: for the first time, or again after it had
-/// lost them.
+/// The node knows enough others to search in the network of an address family: for the first time, or again after it
+/// had lost them.
 #[derive(Message, Debug, Clone)]
 pub struct DhtReady {
     /// The address family.
@@ -190,8 +190,8 @@ pub struct DhtAddressKnown {
     pub address: IpAddr,
 }
 
-/// A search for a torrent has ended, which also announces us: the first one, or one with another outcome than the last one
-/// in such a message. The outcome is whether there are peers, and whether nodes store our address.
+/// A search for a torrent has ended, which also announces us: the first one, or one with another outcome than the last
+/// one in such a message. The outcome is whether there are peers, and whether nodes store our address.
 #[derive(Message, Debug, Clone)]
 pub struct DhtAnnounced {
     /// The torrent.

@@ -110,8 +110,8 @@ impl LabelsPatch {
 pub struct Category {
     /// The name of the category.
     pub name: String,
-    /// The folder into which torrents are downloaded that are added with the category; a relative one is relative to the
-    /// download folder.
+    /// The folder into which torrents are downloaded that are added with the category; a relative one is relative to
+    /// the download folder.
     pub folder: String,
 }
 

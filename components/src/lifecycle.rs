@@ -122,8 +122,8 @@ impl StopPhase {
     }
 }
 
-/// The running phase of a torrent's stop or pause. A phase has no deadline of its own: each of its participants has one,
-/// because what a participant leaves undone at the end depends on the participant.
+/// The running phase of a torrent's stop or pause. A phase has no deadline of its own: each of its participants has
+/// one, because what a participant leaves undone at the end depends on the participant.
 #[derive(Component, Debug)]
 #[component(storage = "SparseSet")]
 pub struct Stopping {

@@ -35,8 +35,8 @@ pub struct TorrentAdded {
     pub is_resumed: bool,
 }
 
-/// A torrent was added with these trackers, or gets them later. It keeps those that it has, in front of the new ones. An
-/// event for observers.
+/// A torrent was added with these trackers, or gets them later. It keeps those that it has, in front of the new ones.
+/// An event for observers.
 #[derive(EntityEvent, Debug, Clone)]
 pub struct TrackersGiven {
     /// The torrent.
@@ -46,8 +46,8 @@ pub struct TrackersGiven {
     pub tiers: Vec<Vec<String>>,
 }
 
-/// A torrent without metadata was added by a magnet link with these hints. It keeps those of earlier links. An event for
-/// observers.
+/// A torrent without metadata was added by a magnet link with these hints. It keeps those of earlier links. An event
+/// for observers.
 #[derive(EntityEvent, Debug, Clone)]
 pub struct HintsGiven {
     /// The torrent.

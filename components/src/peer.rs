@@ -187,8 +187,8 @@ const CHANGES: (u32, Duration) = (512, Duration::from_millis(50));
 const CHOKES: (u32, Duration) = (64, Duration::from_millis(100));
 
 impl Wire {
-    /// Returns the end of the time in which we read less than the peer may have sent, because downloads were limited: it
-    /// is not late because of that. `now` if it still waits.
+    /// Returns the end of the time in which we read less than the peer may have sent, because downloads were limited:
+    /// it is not late because of that. `now` if it still waits.
     #[must_use]
     pub fn limited_until(&self, now: Timestamp) -> Option<Timestamp> {
         match self.waits.is_listed() {

@@ -379,7 +379,8 @@ pub struct PieceMemory {
 }
 
 impl PieceMemory {
-    /// Whether a piece of `len` bytes may be begun. One piece always may, and one piece may always be written meanwhile.
+    /// Whether a piece of `len` bytes may be begun. One piece always may, and one piece may always be written
+    /// meanwhile.
     #[must_use]
     pub fn fits(&self, len: u32, settings: &RequestSettings) -> bool {
         let is_disk_behind = self.writing_count > 1 && self.writing_bytes > settings.unwritten_bytes;

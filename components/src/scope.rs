@@ -32,9 +32,9 @@ impl Scope {
         }
     }
 
-    /// Whether a request that began in this scope may go on to `ip`, and whether a host in this scope may name `ip`. It may
-    /// not enter a more private scope, may reach the local link only from the local link, and may reach no group of hosts:
-    /// multicast and broadcast.
+    /// Whether a request that began in this scope may go on to `ip`, and whether a host in this scope may name `ip`. It
+    /// may not enter a more private scope, may reach the local link only from the local link, and may reach no group of
+    /// hosts: multicast and broadcast.
     #[must_use]
     pub fn may_reach(self, ip: IpAddr) -> bool {
         let target = Self::of(ip);

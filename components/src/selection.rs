@@ -108,8 +108,8 @@ impl FileSelection {
         !self.is_empty() && !files.any(|(file, is_selected)| file.is_stored() && is_selected)
     }
 
-    /// Returns the patterns in a form that can be matched. A session that was edited by hand may have invalid ones, which
-    /// match nothing.
+    /// Returns the patterns in a form that can be matched. A session that was edited by hand may have invalid ones,
+    /// which match nothing.
     fn compiled(&self) -> GlobSet {
         let mut set = GlobSetBuilder::new();
         let globs = self.globs.iter().take(MAX_SELECTORS);

@@ -6,8 +6,8 @@
 //!
 //! The file alone suffices to list a torrent; the `.torrent` is stored beside it.
 //!
-//! Two more lines have checksums of their own, so that they survive damage elsewhere: what the user wants, and the files
-//! that the torrent created. [`Session::salvage`] reads them.
+//! Two more lines have checksums of their own, so that they survive damage elsewhere: what the user wants, and the
+//! files that the torrent created. [`Session::salvage`] reads them.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -84,8 +84,8 @@ pub struct Session {
     /// Identity of that volume, if the system reports one. A torrent that has data does not use another volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume_id: Option<VolumeId>,
-    /// Whether the torrent's metadata is not known: then it has no sizes, pieces and files, and the fields about them are
-    /// zero and empty.
+    /// Whether the torrent's metadata is not known: then it has no sizes, pieces and files, and the fields about them
+    /// are zero and empty.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lacks_metadata: bool,
     /// Size of the torrent in bytes.
@@ -200,8 +200,8 @@ pub struct Session {
     /// The first and last pieces of each file are requested first.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ends_first: bool,
-    /// The files that are or were skipped, and whose bytes in pieces of other files are in the torrent's part file. The part
-    /// file follows the torrent's files in `files`, `ids` and `created`.
+    /// The files that are or were skipped, and whose bytes in pieces of other files are in the torrent's part file. The
+    /// part file follows the torrent's files in `files`, `ids` and `created`.
     #[serde(default, skip_serializing_if = "Runs::is_empty")]
     pub parted: Runs,
     /// The files that the user selected, while the torrent's metadata is not known.
@@ -248,8 +248,8 @@ impl Session {
     }
 }
 
-/// A move of a torrent's files that has not ended. Until the session names the new place, the files are whole at the old
-/// one; from then on, they are whole at the new one.
+/// A move of a torrent's files that has not ended. Until the session names the new place, the files are whole at the
+/// old one; from then on, they are whole at the new one.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SavedMove {
     /// The other download folder than that of the session: the new one, or, after the switch, the old one.
@@ -689,8 +689,8 @@ impl Session {
         check_name(name).map_err(|reason| SessionError::Syntax(format!("renamed: {name:?}: {reason}")))
     }
 
-    /// Returns the part of the session that says what the user wants, with what that needs. Without metadata, and after an
-    /// edit, the session alone knows the trackers.
+    /// Returns the part of the session that says what the user wants, with what that needs. Without metadata, and after
+    /// an edit, the session alone knows the trackers.
     fn intent(&self) -> Self {
         let count = self.ids.len() as u32;
         let permitted = self.permitted.to_set(count).unwrap_or_else(|| Bitfield::new(count));
@@ -740,8 +740,8 @@ impl Session {
         }
     }
 
-    /// Returns the content of the line about the torrent's own files. The brackets around the lists make an empty list a
-    /// word too.
+    /// Returns the content of the line about the torrent's own files. The brackets around the lists make an empty list
+    /// a word too.
     fn claims(&self) -> String {
         let root = ron::to_string(&self.root).unwrap_or_default();
         let created = self.created.to_set(self.ids.len() as u32).unwrap_or_default();

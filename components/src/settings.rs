@@ -201,9 +201,9 @@ pub struct PeerSettings {
     /// try, and of the engine. A higher percentage makes it harder to fill a torrent with inbound connections; a lower
     /// one leaves room for peers that cannot be reached. Default 30.
     pub outgoing_percent: usize,
-    /// Maximum size of a bitfield that a peer sends before the metadata of its torrent is known; a longer one closes the
-    /// connection, and so does a piece that such a bitfield cannot name. It is kept until the metadata is known. Default
-    /// 128 KiB, which is enough for a million pieces.
+    /// Maximum size of a bitfield that a peer sends before the metadata of its torrent is known; a longer one closes
+    /// the connection, and so does a piece that such a bitfield cannot name. It is kept until the metadata is known.
+    /// Default 128 KiB, which is enough for a million pieces.
     pub max_raw_bitfield_bytes: usize,
     /// Number of connections that are reserved for peers named by a user: of the engine, of each torrent that has such
     /// peers, and of the outgoing attempts; at most a quarter of each limit. Default 8.
@@ -242,9 +242,9 @@ pub struct PeerSettings {
     /// Maximum size of the messages queued for one peer, in bytes, blocks not counted; beyond it, the connection is
     /// closed. Default 1 MiB.
     pub max_send_queue_bytes: usize,
-    /// Timeout for the first attempt to connect to an address while other addresses wait that have not been tried. If it
-    /// passes, the address is tried again later, with `net.connect_timeout_s`. Default 3 s: a lost packet is sent again
-    /// within it, even over a satellite.
+    /// Timeout for the first attempt to connect to an address while other addresses wait that have not been tried. If
+    /// it passes, the address is tried again later, with `net.connect_timeout_s`. Default 3 s: a lost packet is sent
+    /// again within it, even over a satellite.
     pub first_attempt_ms: u64,
     /// Initial backoff before an address that failed is tried again; doubles with each failure. Default 5 s.
     pub reconnect_backoff_s: u64,
@@ -328,8 +328,8 @@ pub struct RequestSettings {
     /// Maximum memory of pieces in flight, from the first request to the end of the write, in bytes, over all torrents.
     /// One piece is always allowed, however long. Default 32 MiB.
     pub piece_memory_bytes: u64,
-    /// Bytes of verified pieces that wait for the disk, over all torrents, beyond which no further pieces are begun. One
-    /// piece may always be written, however long. Default 8 MiB.
+    /// Bytes of verified pieces that wait for the disk, over all torrents, beyond which no further pieces are begun.
+    /// One piece may always be written, however long. Default 8 MiB.
     pub unwritten_bytes: u64,
     /// Request pipeline depth for a peer whose rate is not known yet. Default 16.
     pub initial_depth: u32,
@@ -555,25 +555,26 @@ pub struct DhtSettings {
     /// Maximum rate of answers to other nodes, in bytes per second; three seconds' worth may be sent at once. Default
     /// 96 KiB.
     pub answer_bytes_per_s: u32,
-    /// How many times larger than its query the answer to a host may be that has not proved that it receives datagrams at
-    /// its address: an attacker who forges addresses makes the node send no more than this to a victim. Default 4: a list
-    /// of eight nodes is three times as large as the query for it. At 1, such a host learns of one node: enough for other
-    /// clients among other nodes, but a network in which all nodes have less than 4 finds less.
+    /// How many times larger than its query the answer to a host may be that has not proved that it receives datagrams
+    /// at its address: an attacker who forges addresses makes the node send no more than this to a victim. Default 4: a
+    /// list of eight nodes is three times as large as the query for it. At 1, such a host learns of one node: enough
+    /// for other clients among other nodes, but a network in which all nodes have less than 4 finds less.
     pub max_amplification: usize,
-    /// Maximum rate of answers to such hosts that are larger, because they contain an item or the filters of a scrape, in
-    /// bytes per second for all such hosts together; three seconds' worth may be sent at once. Default 9 KiB; at 0, such
-    /// hosts get no item and no filter that is larger.
+    /// Maximum rate of answers to such hosts that are larger, because they contain an item or the filters of a scrape,
+    /// in bytes per second for all such hosts together; three seconds' worth may be sent at once. Default 9 KiB; at 0,
+    /// such hosts get no item and no filter that is larger.
     pub large_answer_bytes_per_s: u32,
     /// Maximum number of queries of one host that are answered per second; ten times as many at once. Default 5.
     pub host_queries_per_s: u32,
     /// Maximum number of queries that are sent to one host per second; two and a half times as many at once, four at
-    /// least. Searches that need more ask other nodes or wait, those of downloads without peers the shortest. Hosts ignore
-    /// others that ask too often: libtorrent above 50 queries in ten seconds. Default 4.
+    /// least. Searches that need more ask other nodes or wait, those of downloads without peers the shortest. Hosts
+    /// ignore others that ask too often: libtorrent above 50 queries in ten seconds. Default 4.
     pub queries_to_host_per_s: u32,
     /// Maximum number of torrents whose peers are stored for other nodes, in each of the networks of IPv4 and IPv6.
     /// Default 2000.
     pub max_stored_torrents: usize,
-    /// Maximum number of peers that are stored for other nodes, in each of the networks of IPv4 and IPv6. Default 10 000.
+    /// Maximum number of peers that are stored for other nodes, in each of the networks of IPv4 and IPv6. Default 10
+    /// 000.
     pub max_stored_peers: usize,
     /// Maximum number of items that are stored for other nodes (BEP 44), of up to 1000 bytes each. Default 1000.
     pub max_stored_items: usize,
@@ -625,11 +626,11 @@ pub struct MetadataSettings {
     pub request_timeout_ms: u64,
     /// Time for which a peer that did not answer or refused is asked for no metadata. Default 60 s.
     pub rest_s: u64,
-    /// Whether a torrent without metadata that has trackers gets peers only from these, from the user and from its magnet
-    /// link: its metadata may turn out to be private (BEP 27). Default false: magnets are found faster.
+    /// Whether a torrent without metadata that has trackers gets peers only from these, from the user and from its
+    /// magnet link: its metadata may turn out to be private (BEP 27). Default false: magnets are found faster.
     pub trackers_only: bool,
-    /// Maximum rate at which metadata is served, over all torrents, in bytes per second; four seconds' worth may be sent
-    /// at once after a quiet time. Default 4 MiB.
+    /// Maximum rate at which metadata is served, over all torrents, in bytes per second; four seconds' worth may be
+    /// sent at once after a quiet time. Default 4 MiB.
     pub serve_bytes_per_s: u64,
 }
 
@@ -673,8 +674,8 @@ impl Default for PexSettings {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitSettings {
-    /// Maximum number of bytes received from peers per second, over any ten seconds. The peers get equal shares. Default
-    /// 1 TiB, which is no limit.
+    /// Maximum number of bytes received from peers per second, over any ten seconds. The peers get equal shares.
+    /// Default 1 TiB, which is no limit.
     pub download_bytes_per_s: u64,
     /// Maximum number of bytes in blocks sent to peers per second, over any ten seconds. The peers that are served get
     /// equal shares. Default 1 TiB, which is no limit.
@@ -685,9 +686,9 @@ pub struct LimitSettings {
     pub alternative_download_bytes_per_s: u64,
     /// Alternative limit on uploads. Default 1 TiB, which is no limit.
     pub alternative_upload_bytes_per_s: u64,
-    /// Times of the week at which `Scheduled` alternative limits are in force, such as `mon-fri 08:00-18:00`, `sat,sun
-    /// 00:00-24:00` or `daily 22:00-06:00`: local time, in the zone of the variable `TZ` or of `/etc/localtime`. Default
-    /// none.
+    /// Times of the week at which `Scheduled` alternative limits are in force, such as `mon-fri 08:00-18:00`,
+    /// `sat,sun 00:00-24:00` or `daily 22:00-06:00`: local time, in the zone of the variable `TZ` or of
+    /// `/etc/localtime`. Default none.
     pub alternative_schedule: Vec<WeekSpan>,
 }
 
@@ -700,8 +701,8 @@ pub struct LabelSettings {
     /// Maximum length of a label, or of the name of a category. Default 64 bytes.
     pub max_length_bytes: usize,
     /// Categories with a download folder of their own, such as `(name: "linux", folder: "iso")`. A relative folder is
-    /// relative to the download folder. Clients of the API need a folder in which they may download. Other categories need
-    /// no entry. Default none, at most 1000.
+    /// relative to the download folder. Clients of the API need a folder in which they may download. Other categories
+    /// need no entry. Default none, at most 1000.
     pub categories: Vec<Category>,
 }
 
@@ -745,8 +746,8 @@ pub enum AlternativeUse {
     Scheduled,
 }
 
-/// The least limit on a rate, in bytes per second. At a lower rate, each of a hundred peers would wait for minutes for a
-/// block.
+/// The least limit on a rate, in bytes per second. At a lower rate, each of a hundred peers would wait for minutes for
+/// a block.
 pub const LEAST_LIMIT: u64 = 10 << 10;
 
 /// A rate that is no limit.
@@ -796,11 +797,11 @@ impl Default for LimitSettings {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LsdSettings {
-    /// Whether torrents are announced to the local network by multicast, and peers there are found. Private torrents are
-    /// never announced. Only interfaces that [`NetSettings::listen`] includes are used. Default true.
+    /// Whether torrents are announced to the local network by multicast, and peers there are found. Private torrents
+    /// are never announced. Only interfaces that [`NetSettings::listen`] includes are used. Default true.
     pub enabled: bool,
-    /// Interval at which a running torrent is announced. It is longer with more than 120 torrents, because one message per
-    /// minute announces 24. Default 300 s (BEP 14).
+    /// Interval at which a running torrent is announced. It is longer with more than 120 torrents, because one message
+    /// per minute announces 24. Default 300 s (BEP 14).
     pub interval_s: u64,
 }
 

@@ -39,8 +39,8 @@ pub struct TorrentStats {
     pub private: bool,
     /// Date on which the torrent was first added, in seconds since 1970 (UTC).
     pub added_at: u64,
-    /// Date on which the last wanted piece was stored, in seconds since 1970 (UTC). `None` while a wanted piece is missing,
-    /// and if all were there when the torrent was added.
+    /// Date on which the last wanted piece was stored, in seconds since 1970 (UTC). `None` while a wanted piece is
+    /// missing, and if all were there when the torrent was added.
     pub completed_at: Option<u64>,
     /// Date of the latest payload in either direction, in seconds since 1970 (UTC). `None` if there was none.
     pub active_at: Option<u64>,

@@ -218,8 +218,8 @@ impl Activity {
 pub struct Dates {
     /// The torrent was first added.
     pub added: u64,
-    /// The last wanted piece was stored. `None` if that has not happened since the torrent was added: something is missing,
-    /// or everything was there from the start.
+    /// The last wanted piece was stored. `None` if that has not happened since the torrent was added: something is
+    /// missing, or everything was there from the start.
     pub completed: Option<u64>,
     /// The latest payload was received or sent in an earlier run. [`TorrentRates::last_payload`] is that of this run.
     pub active_before: Option<u64>,

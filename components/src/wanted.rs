@@ -76,8 +76,8 @@ impl FromStr for FilePriority {
 /// The order in which pieces of equal priority are requested, as the user chose it. By default the rarest come first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct PieceOrder {
-    /// Pieces are requested in the order of the files, so that the beginning can be used early. Less good for the swarm:
-    /// rare pieces are not spread.
+    /// Pieces are requested in the order of the files, so that the beginning can be used early. Less good for the
+    /// swarm: rare pieces are not spread.
     pub sequential: bool,
     /// The first and last pieces of each wanted file come first, in which players look for the file's index.
     pub ends_first: bool,
@@ -241,8 +241,8 @@ impl WantedPieces {
     }
 
     /// Updates the pieces of files whose priority has changed. Returns the pieces whose place in the order has changed,
-    /// ascending. The work is proportional to the sizes of these files and to the number of files that share a piece with
-    /// them; with [`PieceOrder::ends_first`], before or after the change, to the size of the torrent.
+    /// ascending. The work is proportional to the sizes of these files and to the number of files that share a piece
+    /// with them; with [`PieceOrder::ends_first`], before or after the change, to the size of the torrent.
     pub fn update(
         &mut self,
         choice: &FileChoice,
@@ -329,8 +329,8 @@ impl WantedPieces {
 }
 
 impl Session {
-    /// Returns the choice of files that the session contains; `None` if all files are wanted equally. `file_count` is the
-    /// number of files of the torrent, 0 while they are not known.
+    /// Returns the choice of files that the session contains; `None` if all files are wanted equally. `file_count` is
+    /// the number of files of the torrent, 0 while they are not known.
     #[must_use]
     pub fn file_choice(&self, file_count: u32) -> Option<FileChoice> {
         let mut choice = FileChoice::selecting(self.selected.clone());
@@ -543,8 +543,8 @@ mod tests {
         assert_eq!(wanted.iter().collect::<Vec<_>>(), [1, 2, 3]);
     }
 
-    /// The largest torrents take no time that a user notices, whatever the choice: half a million files, most of them in
-    /// pieces of many files, and each of them changed.
+    /// The largest torrents take no time that a user notices, whatever the choice: half a million files, most of them
+    /// in pieces of many files, and each of them changed.
     #[test]
     fn half_a_million_files_are_chosen_in_one_pass() {
         let (table, _) = files(&[3; 500_000]);

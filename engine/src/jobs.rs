@@ -12,8 +12,8 @@ new_key_type! {
 
 /// The contexts of a feature's jobs.
 ///
-/// A feature adds a context when it sends a request, and takes it when the result arrives. The number of contexts is that
-/// of the requests under way, so the limit on these bounds both.
+/// A feature adds a context when it sends a request, and takes it when the result arrives. The number of contexts is
+/// that of the requests under way, so the limit on these bounds both.
 ///
 /// ```
 /// use ecs_torrent_engine::jobs::Jobs;

@@ -2,8 +2,8 @@
 
 use ecs_torrent_components::settings::{SettingChanges, SettingLayers, Settings};
 
-/// Puts the saved changes over the settings of the configuration. `saved` is the content of the blob. Changes that cannot
-/// be used are dropped with a warning: an engine must start.
+/// Puts the saved changes over the settings of the configuration. `saved` is the content of the blob. Changes that
+/// cannot be used are dropped with a warning: an engine must start.
 pub(crate) fn read(configured: &Settings, saved: Option<&[u8]>) -> SettingLayers {
     let changes = saved.map(serde_json::from_slice::<SettingChanges>);
     let changes = changes.transpose().unwrap_or_else(|error| {

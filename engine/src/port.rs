@@ -281,7 +281,8 @@ impl<R: Send + Sync + 'static, E: PortEvent> fmt::Debug for Port<R, E> {
 
 /// Opens inboxes while plugins are built.
 pub trait OpenInbox {
-    /// Opens an inbox of the port with requests `R` and events `E`, for events that come unrequested. See [`Port::open_inbox`].
+    /// Opens an inbox of the port with requests `R` and events `E`, for events that come unrequested. See
+    /// [`Port::open_inbox`].
     fn open_inbox<R: Send + Sync + 'static, E: PortEvent>(&mut self, purpose: Purpose) -> &mut Self;
 }
 

@@ -140,9 +140,9 @@ impl Simulation {
         simulation
     }
 
-    /// Restricts ticks to multiples of `tick_quantum`, so that many engines tick at the same moment, on `threads` threads. The
-    /// number of threads does not change the results. An engine whose plugins keep non-`Send` data in its world needs
-    /// one thread.
+    /// Restricts ticks to multiples of `tick_quantum`, so that many engines tick at the same moment, on `threads`
+    /// threads. The number of threads does not change the results. An engine whose plugins keep non-`Send` data in its
+    /// world needs one thread.
     ///
     /// # Panics
     /// If the system cannot create the threads.

@@ -1,5 +1,5 @@
-//! Checks that any value of an item of the DHT names a torrent or none (BEP 46), and that the value which we write for that
-//! torrent names the same one.
+//! Checks that any value of an item of the DHT names a torrent or none (BEP 46), and that the value which we write for
+//! that torrent names the same one.
 #![no_main]
 
 use ecs_torrent_protocol::magnet::MutableLink;

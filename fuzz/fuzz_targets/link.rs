@@ -1,5 +1,5 @@
-//! Checks that any text is a link with a public key (BEP 46) that is written and read again as the same, or fails with an
-//! error whose text contains no control characters.
+//! Checks that any text is a link with a public key (BEP 46) that is written and read again as the same, or fails with
+//! an error whose text contains no control characters.
 #![no_main]
 
 use ecs_torrent_protocol::dht::krpc::MAX_SALT;

@@ -1,5 +1,5 @@
-//! Checks that any payload of `ut_pex` is read or refused, that what is read is written as the same message, and that the
-//! messages made of any sequence of changes tell a peer who is connected.
+//! Checks that any payload of `ut_pex` is read or refused, that what is read is written as the same message, and that
+//! the messages made of any sequence of changes tell a peer who is connected.
 #![no_main]
 
 use std::collections::BTreeSet;

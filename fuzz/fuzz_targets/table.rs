@@ -1,5 +1,5 @@
-//! Checks that any bytes are loaded as the saved state of a DHT node or refused without a change, and that a node with that
-//! state saves it, loads it again, and sends nothing beyond its limits when it enters the network.
+//! Checks that any bytes are loaded as the saved state of a DHT node or refused without a change, and that a node with
+//! that state saves it, loads it again, and sends nothing beyond its limits when it enters the network.
 #![no_main]
 
 use std::time::Duration;

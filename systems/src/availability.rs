@@ -327,8 +327,8 @@ fn recount(before: &PeerPieces, after: &PeerPieces, order: &mut RarityOrder, ran
     }
 }
 
-/// Closes connections to seeds and upload-only peers when a torrent is complete, or turns out to be so: neither side has
-/// a use for the other.
+/// Closes connections to seeds and upload-only peers when a torrent is complete, or turns out to be so: neither side
+/// has a use for the other.
 fn close_redundant_seeds(
     mut changed: MessageReader<LifecycleChanged>,
     settings: Res<Settings>,

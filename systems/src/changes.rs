@@ -1,7 +1,7 @@
 //! A log of the torrents that have changed, for clients that keep a copy of the list ([`GetChanges`]).
 //!
-//! The log lists every torrent once, in order of its latest change. So the torrents that have changed since a revision are
-//! found without a look at the others, and the log's size is bounded by the number of torrents.
+//! The log lists every torrent once, in order of its latest change. So the torrents that have changed since a revision
+//! are found without a look at the others, and the log's size is bounded by the number of torrents.
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
@@ -64,8 +64,8 @@ const LIVE_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
 /// The torrents in order of their latest change, and the latest removed ones.
 #[derive(Resource, Debug)]
 pub struct ChangeLog {
-    /// The number of this run: the date of its first answer in nanoseconds, 0 before. Runs before and after a panic have
-    /// different dates.
+    /// The number of this run: the date of its first answer in nanoseconds, 0 before. Runs before and after a panic
+    /// have different dates.
     run: u64,
     /// The number of the latest change.
     latest: u64,

@@ -33,7 +33,8 @@ fn record_added(added: On<Add<Torrent>>, clock: Res<Clock>, mut torrents: Query<
     }
 }
 
-/// Takes the dates of an earlier run. Sessions of earlier versions have none: their torrents keep the date of this start.
+/// Takes the dates of an earlier run. Sessions of earlier versions have none: their torrents keep the date of this
+/// start.
 fn restore_dates(loaded: On<SessionLoaded>, mut torrents: Query<&mut Dates>) {
     if let Ok(mut dates) = torrents.get_mut(loaded.torrent) {
         let session = &loaded.session;

@@ -269,8 +269,8 @@ impl DhtParams<'_, '_> {
         torrent.is_some_and(|(_, allowed, ..)| !allowed.has(CandidateSource::DHT))
     }
 
-    /// Whether a datagram may leave to this address: a socket that is bound to this machine's loopback address speaks to
-    /// this machine only.
+    /// Whether a datagram may leave to this address: a socket that is bound to this machine's loopback address speaks
+    /// to this machine only.
     fn may_send(&self, to: SocketAddr) -> bool {
         let local = self.local.for_family_of(to);
         local.is_some_and(|local| !local.ip().is_loopback() || to.ip().is_loopback())

@@ -279,8 +279,8 @@ impl DialParams<'_, '_> {
         Dialed::Yes
     }
 
-    /// Connects to an address. With `may_hurry`, the attempt ends soon: other addresses wait, and this one is tried again
-    /// with the full timeout.
+    /// Connects to an address. With `may_hurry`, the attempt ends soon: other addresses wait, and this one is tried
+    /// again with the full timeout.
     fn connect(&mut self, torrent: Entity, address: SocketAddr, is_user_named: bool, may_hurry: bool) {
         let now = self.admission.clock.now();
         let stream = self.streams.next_id();

@@ -1,9 +1,10 @@
 //! Changes of torrents that are durable when they are answered.
 //!
-//! A feature takes commands ([`TakeChanges`]), checks and applies them, and lets the torrent be saved. When the save has
-//! ended ([`SettleChanges`]), the feature answers the callers, or undoes the change if it is not durable.
+//! A feature takes commands ([`TakeChanges`]), checks and applies them, and lets the torrent be saved. When the save
+//! has ended ([`SettleChanges`]), the feature answers the callers, or undoes the change if it is not durable.
 //!
-//! For a command that sets one component ([`SetComponent`]), [`TakeComponents`] and [`SettleComponents`] do all of that.
+//! For a command that sets one component ([`SetComponent`]), [`TakeComponents`] and [`SettleComponents`] do all of
+//! that.
 
 use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
@@ -52,8 +53,9 @@ pub(crate) struct TakeChanges<'w, 's> {
 }
 
 impl TakeChanges<'_, '_> {
-    /// Takes the commands that can be carried out now, each with its torrent. `refuse` answers those whose torrent is not
-    /// listed, or leaves. A command waits while its torrent's session is being loaded, or an earlier change is being saved.
+    /// Takes the commands that can be carried out now, each with its torrent. `refuse` answers those whose torrent is
+    /// not listed, or leaves. A command waits while its torrent's session is being loaded, or an earlier change is
+    /// being saved.
     pub(crate) fn take<C: AboutTorrent, T: Send + Sync + 'static>(
         &self,
         queue: &mut CommandQueue<C>,

@@ -1,10 +1,10 @@
 //! Wanted files: users choose which files of a torrent are downloaded, which of them first, and in which order their
 //! pieces are requested.
 //!
-//! The choice is intent ([`FileChoice`]) and is saved in the session. The wanted pieces ([`WantedPieces`]) follow from it
-//! and from the metadata. A change takes effect when it is durable: then the torrent gets its new wanted pieces, other
-//! features read [`WantedChanged`], and the caller is answered. Changes that arrive while an earlier one is being saved
-//! wait, and are saved together.
+//! The choice is intent ([`FileChoice`]) and is saved in the session. The wanted pieces ([`WantedPieces`]) follow from
+//! it and from the metadata. A change takes effect when it is durable: then the torrent gets its new wanted pieces,
+//! other features read [`WantedChanged`], and the caller is answered. Changes that arrive while an earlier one is being
+//! saved wait, and are saved together.
 
 mod changing;
 

@@ -1,9 +1,9 @@
-//! Links to torrents that their publishers replace (BEP 46): downloads the torrent that a link names, searches for newer
-//! ones, and keeps the link's item in the DHT.
+//! Links to torrents that their publishers replace (BEP 46): downloads the torrent that a link names, searches for
+//! newer ones, and keeps the link's item in the DHT.
 //!
 //! A newer torrent is added beside the older one, in a folder of its own. The older one runs until the newer one is
-//! complete, and is then paused; if it is incomplete itself, it is paused at once. Nothing is deleted. While the user has
-//! paused or stopped a link's torrent, the link rests; if the user removes the torrent, the link is forgotten.
+//! complete, and is then paused; if it is incomplete itself, it is paused at once. Nothing is deleted. While the user
+//! has paused or stopped a link's torrent, the link rests; if the user removes the torrent, the link is forgotten.
 
 mod links;
 #[cfg(test)]
@@ -55,8 +55,8 @@ const MAX_SEARCHES: usize = 4;
 /// Time for which a search is repeated for a caller that waits.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Pause after a search that reached no node, because none is known yet or other searches take all places. It doubles each
-/// time, up to the usual interval.
+/// Pause after a search that reached no node, because none is known yet or other searches take all places. It doubles
+/// each time, up to the usual interval.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Longest pause between two searches for a caller that waits.
@@ -370,8 +370,8 @@ impl FollowParams<'_, '_> {
         }
     }
 
-    /// Pauses the torrent that a newer one has replaced when that one is complete, forgets the link of a torrent that the
-    /// user removes, and ends the rest of a link whose torrent runs again.
+    /// Pauses the torrent that a newer one has replaced when that one is complete, forgets the link of a torrent that
+    /// the user removes, and ends the rest of a link whose torrent runs again.
     fn take_change(&mut self, links: &mut Links, changed: &LifecycleChanged) {
         let Ok((torrent, desired, _)) = self.torrents.get(changed.torrent) else {
             return;

@@ -138,8 +138,8 @@ fn our_handshake(
     }
 }
 
-/// Our address of the other family than that of a peer, if we have one that the peer may know: it recognizes us if it is
-/// connected there too (BEP 10, `ipv4` and `ipv6`).
+/// Our address of the other family than that of a peer, if we have one that the peer may know: it recognizes us if it
+/// is connected there too (BEP 10, `ipv4` and `ipv6`).
 fn other_address(peer: SocketAddr, local: &LocalAddresses, external: &ExternalAddresses) -> Option<IpAddr> {
     let is_ipv4 = !peer.ip().to_canonical().is_ipv4();
     let listening = local.0.iter().find(|local| local.is_ipv4() == is_ipv4)?;
@@ -150,7 +150,8 @@ fn other_address(peer: SocketAddr, local: &LocalAddresses, external: &ExternalAd
     Scope::of(peer.ip().to_canonical()).may_reach(ip).then_some(ip)
 }
 
-/// Most `Have`s that a peer is sent at once, 9 KiB. A new connection, which begins with a bitfield, is cheaper than more.
+/// Most `Have`s that a peer is sent at once, 9 KiB. A new connection, which begins with a bitfield, is cheaper than
+/// more.
 const MAX_LATE_HAVES: usize = 1024;
 
 /// Sends our pieces to peers that connected before these were known: those of a torrent whose metadata came from peers
@@ -189,8 +190,8 @@ fn announce_held(
     }
 }
 
-/// Sends `upload_only` to the peers of a torrent that has everything it wants now, or turns out to have it, and takes it
-/// back when the user wants more (BEP 21). A repeated extension handshake changes only the keys that it contains
+/// Sends `upload_only` to the peers of a torrent that has everything it wants now, or turns out to have it, and takes
+/// it back when the user wants more (BEP 21). A repeated extension handshake changes only the keys that it contains
 /// (BEP 10).
 fn send_upload_only(
     mut changed: MessageReader<LifecycleChanged>,

@@ -1,5 +1,5 @@
-//! Hints of magnet links: what a link says about a torrent beside its name, trackers and peers is kept until the metadata
-//! is known, also over restarts. Peers that a link names by a host name are looked up.
+//! Hints of magnet links: what a link says about a torrent beside its name, trackers and peers is kept until the
+//! metadata is known, also over restarts. Peers that a link names by a host name are looked up.
 
 mod peers;
 #[cfg(test)]

@@ -79,8 +79,8 @@ pub mod verification;
 /// # let _ = without_super_seeding;
 /// ```
 ///
-/// A Bevy program does not add them to its own `App`: it adds the host plugin `EcsTorrentPlugin`, which starts an engine
-/// beside it.
+/// A Bevy program does not add them to its own `App`: it adds the host plugin `EcsTorrentPlugin`, which starts an
+/// engine beside it.
 ///
 /// Some features are optional: [`smart_ban`], [`suggesting`], [`trackers`] (with or without scrapes and edits),
 /// [`pex`], [`lsd`], [`following`] (with or without [`dht`], which it needs), [`labels`], [`seeding`], [`queue`],

@@ -1,7 +1,8 @@
 //! Local service discovery (BEP 14): announces torrents to the local network by multicast, and finds peers there.
 //!
 //! Each running torrent is announced every five minutes, several in one message, and at most one message is sent a
-//! minute. The Net port sends and receives on the interfaces of the local network; where there is none, nothing happens.
+//! minute. The Net port sends and receives on the interfaces of the local network; where there is none, nothing
+//! happens.
 
 #[cfg(test)]
 mod tests;
@@ -229,8 +230,9 @@ impl Announcing<'_> {
     }
 }
 
-/// Finds the peers that announce themselves. The address of a peer is the sender's, with the port that the message names.
-/// When our own addresses have changed, all torrents are announced again soon: the neighbors know the old address.
+/// Finds the peers that announce themselves. The address of a peer is the sender's, with the port that the message
+/// names. When our own addresses have changed, all torrents are announced again soon: the neighbors know the old
+/// address.
 fn receive_local(
     clock: Res<Clock>,
     index: Res<TorrentIndex>,

@@ -1,5 +1,5 @@
-//! Exchange of metadata with peers (BEP 9): a torrent that was added by its info-hash fetches its info dictionary, and a
-//! public torrent serves its own.
+//! Exchange of metadata with peers (BEP 9): a torrent that was added by its info-hash fetches its info dictionary, and
+//! a public torrent serves its own.
 
 mod fetching;
 mod serving;

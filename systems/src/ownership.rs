@@ -121,8 +121,8 @@ impl<'a> FolderKeys<'a> {
         nearest.into_iter().chain(saved).chain(text)
     }
 
-    /// Returns every key under which another torrent may have registered a path: when it did, some of the folders may not
-    /// have existed.
+    /// Returns every key under which another torrent may have registered a path: when it did, some of the folders may
+    /// not have existed.
     pub(crate) fn all(&self, path: &str) -> impl Iterator<Item = FileKey> {
         self.by_folder(path).chain(std::iter::once(self.of_path(path)))
     }

@@ -1,8 +1,8 @@
 //! Peer exchange (BEP 11): connected peers name to each other the peers that they are connected to.
 //!
-//! A torrent has a log of the peers that may be named: those that we connected to, and those that said where they listen.
-//! Each partner has a place in the log. It is sent what is new at most once a minute, and only when something is new, so
-//! the work is in proportion to the changes and to the messages.
+//! A torrent has a log of the peers that may be named: those that we connected to, and those that said where they
+//! listen. Each partner has a place in the log. It is sent what is new at most once a minute, and only when something
+//! is new, so the work is in proportion to the changes and to the messages.
 
 #[cfg(test)]
 mod tests;
@@ -39,8 +39,8 @@ use crate::{DecideSet, ReapSet};
 /// Name of the hole punching extension (BEP 55), which a flag reports.
 const HOLEPUNCH: &str = "ut_holepunch";
 
-/// Time for which a message waits for more peers to name, when few or none have been named to the partner yet. Peers of a
-/// new swarm connect within it.
+/// Time for which a message waits for more peers to name, when few or none have been named to the partner yet. Peers of
+/// a new swarm connect within it.
 const GATHER: Duration = Duration::from_secs(2);
 
 /// Number of connected peers that are worth a message at once to a new partner.
@@ -118,8 +118,8 @@ impl PexPartner {
     }
 }
 
-/// Returns whether peers have connected, or have said where they listen or that they exchange peers, or whether a torrent
-/// may or may no longer exchange peers.
+/// Returns whether peers have connected, or have said where they listen or that they exchange peers, or whether a
+/// torrent may or may no longer exchange peers.
 fn has_news(
     connected: Res<Messages<PeerConnected>>,
     handshakes: Res<Messages<ExtensionHandshakeReceived>>,

@@ -1,8 +1,8 @@
 //! The queue: at most as many torrents run as the settings allow, the first ones in an order that users change. The
 //! others wait, as `queued`.
 //!
-//! While the settings limit anything, each torrent has to wait ([`Waiting`]) from its add on, until it is ready to run and
-//! there is a place for it. So no torrent runs before the queue has decided. A change of a torrent's facts costs
+//! While the settings limit anything, each torrent has to wait ([`Waiting`]) from its add on, until it is ready to run
+//! and there is a place for it. So no torrent runs before the queue has decided. A change of a torrent's facts costs
 //! O(log n), and a tick without a change costs nothing. Without limits, only the order is kept.
 //!
 //! Slow torrents do not count. A torrent that counts is measured over periods of `queue.slow_after_s`; a slow one is

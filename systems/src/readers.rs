@@ -1,8 +1,8 @@
 //! Readers: users read files of torrents that are still downloading.
 //!
-//! A read is answered as soon as the piece of its first byte is held; the bytes come from the disk, like those for peers.
-//! Meanwhile the pieces ahead of the reader have deadlines ([`PieceDeadlines`]), and the picker requests them first. A
-//! reader that does not read for a while has no such pieces. A torrent that no longer runs ends its readers.
+//! A read is answered as soon as the piece of its first byte is held; the bytes come from the disk, like those for
+//! peers. Meanwhile the pieces ahead of the reader have deadlines ([`PieceDeadlines`]), and the picker requests them
+//! first. A reader that does not read for a while has no such pieces. A torrent that no longer runs ends its readers.
 
 mod window;
 
@@ -222,8 +222,8 @@ impl Reader {
         }
     }
 
-    /// Takes the waiting read, if its first byte is held and the disk does not read for this reader already. Returns the
-    /// bytes to read.
+    /// Takes the waiting read, if its first byte is held and the disk does not read for this reader already. Returns
+    /// the bytes to read.
     fn next_read(&mut self, pieces: &Pieces) -> Option<(Span, ReadReply)> {
         let AwaitedRead { offset, len, .. } = *self.waiting.as_ref().filter(|_| !self.is_reading)?;
         let end = pieces.held_until(offset..(offset + u64::from(len)).min(self.bytes.end));

@@ -104,8 +104,8 @@ pub(crate) fn has_ready_peers(ready: Res<ReadyPeers>) -> bool {
 }
 
 impl ReadyPeers {
-    /// Creates the reading side of a new stream. Its peer is listed, so that the stream gets its first credit at the end
-    /// of this tick: the port reads nothing before.
+    /// Creates the reading side of a new stream. Its peer is listed, so that the stream gets its first credit at the
+    /// end of this tick: the port reads nothing before.
     pub(crate) fn open(&mut self, peer: Entity, now: Timestamp, settings: &NetSettings) -> Wire {
         let mut wire = Wire {
             ungranted_bytes: settings.first_window().into(),
@@ -265,11 +265,11 @@ struct Granting<'w, 's> {
 }
 
 /// Grants credit to the streams: a new one its first window, then portions. Decoded bytes use up at most a quarter of a
-/// peer's window. The window is as wide as the blocks that the peer owes us, and a little more for its other messages, so
-/// that strangers cannot make us hold more for them than we requested. Peers that have more to decode stay listed.
+/// peer's window. The window is as wide as the blocks that the peer owes us, and a little more for its other messages,
+/// so that strangers cannot make us hold more for them than we requested. Peers that have more to decode stay listed.
 ///
-/// If downloads are limited, the peers get equal shares in turn. The peers of a torrent that has used up its own limit wait
-/// for that first.
+/// If downloads are limited, the peers get equal shares in turn. The peers of a torrent that has used up its own limit
+/// wait for that first.
 fn grant_credit(mut granting: Granting, mut ready: ResMut<ReadyPeers>, mut limited: ResMut<LimitedPeers>) {
     let now = granting.clock.now();
     if !limited.torrents.is_empty() {
@@ -312,8 +312,8 @@ enum Turn {
 }
 
 impl Granting<'_, '_> {
-    /// Lets peers of torrents whose own limits allow some bytes again take part in the turns of all peers: as many as the
-    /// bytes are worth a turn.
+    /// Lets peers of torrents whose own limits allow some bytes again take part in the turns of all peers: as many as
+    /// the bytes are worth a turn.
     fn recall_limited(&mut self, limited: &mut LimitedPeers) {
         let now = self.clock.now();
         let LimitedPeers { peers: all, torrents } = limited;

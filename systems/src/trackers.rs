@@ -92,8 +92,8 @@ impl Plugin for TrackersPlugin {
     }
 }
 
-/// Spawns an entity for each tracker that a torrent does not have yet, up to [`MetainfoLimits::max_urls`], and determines
-/// their order. A torrent that runs announces to them.
+/// Spawns an entity for each tracker that a torrent does not have yet, up to [`MetainfoLimits::max_urls`], and
+/// determines their order. A torrent that runs announces to them.
 fn spawn_trackers(
     given: On<TrackersGiven>,
     mut commands: Commands,

@@ -187,8 +187,8 @@ struct ReadParams<'w, 's> {
 }
 
 /// Reads blocks for the peers in the serve queue in turn, for each peer up to its share of the upload memory. A peer
-/// that has used up its share comes back when bytes have been sent. If uploads are limited, the queue waits for the next
-/// portion. The peers of a torrent that has used up its own limit wait outside of the queue.
+/// that has used up its share comes back when bytes have been sent. If uploads are limited, the queue waits for the
+/// next portion. The peers of a torrent that has used up its own limit wait outside of the queue.
 fn read_blocks(mut counter: ReadParams, mut serve: ResMut<ServeQueue>, mut peers: Query<(&PeerOf, &mut UploadQueue)>) {
     let now = counter.clock.now();
     if !counter.limited.0.is_empty() {

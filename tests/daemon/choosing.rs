@@ -50,8 +50,8 @@ fn is_whole(folder: &Path, seed: &Path, name: &str) -> bool {
     ours.is_some() && ours == theirs
 }
 
-/// A torrent is added with two of four files, is finished with them, and gets the rest later. What was answered survives
-/// a kill.
+/// A torrent is added with two of four files, is finished with them, and gets the rest later. What was answered
+/// survives a kill.
 #[test]
 fn files_are_chosen_at_the_add_and_later() {
     let (temporary, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

@@ -295,8 +295,8 @@ fn ping(socket: &UdpSocket, to: SocketAddr) -> (Vec<u8>, SocketAddr) {
     }
 }
 
-/// BEP 45: a node for each listen address, which answers from where it was asked. A socket that listens at all addresses
-/// answers from the one that was asked.
+/// BEP 45: a node for each listen address, which answers from where it was asked. A socket that listens at all
+/// addresses answers from the one that was asked.
 #[test]
 fn each_address_has_a_node_which_answers_from_there() {
     let temporary = tempfile::tempdir().unwrap();

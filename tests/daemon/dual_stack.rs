@@ -175,8 +175,8 @@ fn answers_list_the_wanted_families() {
     }
 }
 
-/// A seed at two addresses with different ports is announced in both networks, each time with the port of that address. A
-/// daemon in either network finds it by a link without addresses.
+/// A seed at two addresses with different ports is announced in both networks, each time with the port of that address.
+/// A daemon in either network finds it by a link without addresses.
 #[test]
 fn torrents_are_announced_and_found_in_both_networks() {
     if !has_ipv6("torrents_are_announced_and_found_in_both_networks") {
@@ -259,8 +259,8 @@ fn tokens_and_stored_peers_belong_to_one_network() {
     );
 }
 
-/// A seed is listed by its IPv4 address and by its IPv6 address. One connection to it stays, and the other address is not
-/// dialed meanwhile (BEP 10, `ipv4` and `ipv6`).
+/// A seed is listed by its IPv4 address and by its IPv6 address. One connection to it stays, and the other address is
+/// not dialed meanwhile (BEP 10, `ipv4` and `ipv6`).
 #[test]
 fn a_peer_with_two_addresses_is_connected_once() {
     if !has_ipv6("a_peer_with_two_addresses_is_connected_once") {

@@ -1,5 +1,5 @@
-//! Peer exchange, local discovery and the exchange of metadata send nothing for private torrents, and nothing if they are
-//! switched off. Packets are captured in a network of the test's own, in which multicast works.
+//! Peer exchange, local discovery and the exchange of metadata send nothing for private torrents, and nothing if they
+//! are switched off. Packets are captured in a network of the test's own, in which multicast works.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -181,7 +181,8 @@ impl Talk {
         self.messages(METADATA).iter().any(|(_, payload)| is_data(payload))
     }
 
-    /// Checks that the peers have spoken, that each of them was read, and that none has offered or used these extensions.
+    /// Checks that the peers have spoken, that each of them was read, and that none has offered or used these
+    /// extensions.
     fn expect_without(&self, extensions: &[&str]) {
         let senders = self
             .0
@@ -221,8 +222,8 @@ fn is_named(capture: &Capture, torrent: &Torrent) -> bool {
     })
 }
 
-/// BEP 27. Three daemons share a private torrent and a public one, which shows what they do if they may. Three others share
-/// a public torrent with everything switched off. An outsider knows the hashes and an address.
+/// BEP 27. Three daemons share a private torrent and a public one, which shows what they do if they may. Three others
+/// share a public torrent with everything switched off. An outsider knows the hashes and an address.
 #[test]
 fn private_torrents_and_switches_silence_every_way_to_find_peers() {
     const NAME: &str = "fence::private_torrents_and_switches_silence_every_way_to_find_peers";

@@ -16,8 +16,8 @@ use crate::skipping::skip;
 /// Limit of every answer time by the Unix socket, which only the daemon's user can open.
 const SOON: Duration = Duration::from_secs(2);
 
-/// Limit of every answer time by TCP, where the system queues a client behind the flood's connections, on a machine that
-/// runs other tests too. Without protection, an answer takes many times as long.
+/// Limit of every answer time by TCP, where the system queues a client behind the flood's connections, on a machine
+/// that runs other tests too. Without protection, an answer takes many times as long.
 const AT_MOST: Duration = Duration::from_secs(10);
 
 /// Number of descriptors that a test process needs in addition to its flood.
@@ -111,8 +111,8 @@ enum Habit {
     Leaves,
 }
 
-/// Floods the daemon from four threads while a client with the token sends requests, by TCP, by the Unix socket and with
-/// the command.
+/// Floods the daemon from four threads while a client with the token sends requests, by TCP, by the Unix socket and
+/// with the command.
 fn request_in_a_flood(test: &str, count: usize, request: &str, habit: Habit) {
     if !can_flood(test, count) {
         return;

@@ -1,5 +1,5 @@
-//! Local discovery (BEP 14) on two interfaces, and where there is none for multicast, in network namespaces of the tests'
-//! own.
+//! Local discovery (BEP 14) on two interfaces, and where there is none for multicast, in network namespaces of the
+//! tests' own.
 
 use std::fs;
 use std::path::Path;

@@ -15,8 +15,8 @@ struct Exposition {
     samples: BTreeMap<String, f64>,
 }
 
-/// Parses the OpenMetrics text format strictly: every family is described before its samples, its samples stand together,
-/// their names fit its type, and no sample is repeated.
+/// Parses the OpenMetrics text format strictly: every family is described before its samples, its samples stand
+/// together, their names fit its type, and no sample is repeated.
 fn parse(text: &str) -> Exposition {
     let mut exposition = Exposition::default();
     let mut family = String::new();

@@ -109,8 +109,8 @@ fn saved_root(folder: &Path, hash: &str) -> PathBuf {
     Session::parse(&bytes, hash).unwrap().root
 }
 
-/// A daemon that is killed at any moment of moves between two file systems has the whole data at the place that its session
-/// names, and ends the move when it runs again.
+/// A daemon that is killed at any moment of moves between two file systems has the whole data at the place that its
+/// session names, and ends the move when it runs again.
 #[test]
 fn kills_during_moves_lose_nothing() {
     let temporary = tempfile::tempdir().unwrap();

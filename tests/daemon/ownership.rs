@@ -100,8 +100,8 @@ fn a_torrent_cannot_reach_the_token() {
     }
 }
 
-/// `overwrite` covers the files that exist at the time of the add. The files of a magnet link are examined when its metadata
-/// is known, and a file that the user has put there in the meantime is not changed, also after a kill.
+/// `overwrite` covers the files that exist at the time of the add. The files of a magnet link are examined when its
+/// metadata is known, and a file that the user has put there in the meantime is not changed, also after a kill.
 #[test]
 fn a_permission_covers_no_later_file() {
     let temporary = tempfile::tempdir().unwrap();

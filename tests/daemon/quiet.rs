@@ -1,4 +1,5 @@
-//! Without a DHT, and for private torrents, nothing leaves: packets captured on the loopback device, over IPv4 and IPv6.
+//! Without a DHT, and for private torrents, nothing leaves: packets captured on the loopback device, over IPv4 and
+//! IPv6.
 
 use std::fs;
 use std::path::Path;

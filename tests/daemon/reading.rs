@@ -140,7 +140,8 @@ fn daemon_with(folder: &Path, config: &str) -> Daemon {
     Daemon::start_with(folder, &["--config", "c.ron"])
 }
 
-/// Every form of a range gets the right bytes, while most of the file is missing; then the whole file is read to its end.
+/// Every form of a range gets the right bytes, while most of the file is missing; then the whole file is read to its
+/// end.
 #[test]
 fn ranges_of_a_file_are_read_while_it_is_downloaded() {
     let movie = Movie::new(600_000);

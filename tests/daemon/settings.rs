@@ -34,8 +34,8 @@ fn the_most_networks_are_blocked_at_once() {
     assert_eq!(refused.status, 400, "{}", refused.json());
 }
 
-/// A listen address that the machine does not have is refused, since only the next start would fail of it. Where an address
-/// was saved and is gone, the start names the file of the changes.
+/// A listen address that the machine does not have is refused, since only the next start would fail of it. Where an
+/// address was saved and is gone, the start names the file of the changes.
 #[test]
 fn addresses_of_other_machines_are_refused() {
     let temporary = tempfile::tempdir().unwrap();
@@ -71,8 +71,8 @@ fn addresses_of_other_machines_are_refused() {
     drop(Daemon::start(folder));
 }
 
-/// A change is durable when it is answered: it survives a kill, outweighs the configuration and the command line, and is
-/// taken back by name. A setting that needs a restart is named, and in force after it.
+/// A change is durable when it is answered: it survives a kill, outweighs the configuration and the command line, and
+/// is taken back by name. A setting that needs a restart is named, and in force after it.
 #[test]
 fn changes_survive_a_kill() {
     let temporary = tempfile::tempdir().unwrap();

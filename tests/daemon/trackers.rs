@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use crate::bed::{Answer, Daemon, fail, succeed, torrent, wait_until};
 
-/// Starts a tracker that names no peers. Returns its announce URL, which contains a passkey, and the event of each announce.
+/// Starts a tracker that names no peers. Returns its announce URL, which contains a passkey, and the event of each
+/// announce.
 fn tracker() -> (String, Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/passkey-0123456789/announce", listener.local_addr().unwrap());

@@ -53,9 +53,9 @@ fn record_endings(mut duty: StopDuty<RecordEndings>, records: Res<RecordEndings>
     }
 }
 
-/// A download is paused in the order of a stop: cancels, not interested, choke, the close, `stopped`. While it is paused,
-/// connections are refused and nothing is announced. A start announces `started` at once, whatever the interval is, and
-/// dials the seed again. Another plugin takes part.
+/// A download is paused in the order of a stop: cancels, not interested, choke, the close, `stopped`. While it is
+/// paused, connections are refused and nothing is announced. A start announces `started` at once, whatever the interval
+/// is, and dials the seed again. Another plugin takes part.
 #[test]
 fn a_download_is_paused_in_order() {
     let (url, events) = tracker();

@@ -61,8 +61,8 @@ fn expect_ban_of(bed: &mut Bed, torrent: &Torrent, bad: SocketAddr, honest: Sock
     }
 }
 
-/// Fault 26: a peer that sends one bad block, and good ones when the piece is requested again, is found by the digest of
-/// that block. It never fails a piece alone.
+/// Fault 26: a peer that sends one bad block, and good ones when the piece is requested again, is found by the digest
+/// of that block. It never fails a piece alone.
 #[test]
 fn a_peer_that_lies_once_is_found_by_its_block() {
     let torrent = Arc::new(Torrent::new(4 << 20, 4 << 20));

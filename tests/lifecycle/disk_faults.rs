@@ -468,8 +468,8 @@ fn refuse_to_delete(bed: &Bed, id: InfoHash) {
     );
 }
 
-/// A torrent that cannot be removed with its data, because its volume is not mounted, is not forgotten: it stays running,
-/// paused or stopped, and can be removed with its data when the volume is back, or at once without.
+/// A torrent that cannot be removed with its data, because its volume is not mounted, is not forgotten: it stays
+/// running, paused or stopped, and can be removed with its data when the volume is back, or at once without.
 #[test]
 fn a_removal_without_the_volume() {
     if !can_mount("disk_faults::a_removal_without_the_volume") {

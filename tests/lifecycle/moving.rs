@@ -370,8 +370,8 @@ fn relocate(bed: &Bed, id: InfoHash, root: &Path) -> Result<(), Error> {
     bed.block_on(bed.torrents().relocate(id, root))
 }
 
-/// Files that the user has moved are taken where they are, without a check, in a running and in a paused torrent; a folder
-/// without them is refused by name.
+/// Files that the user has moved are taken where they are, without a check, in a running and in a paused torrent; a
+/// folder without them is refused by name.
 #[test]
 fn files_that_the_user_has_moved_are_found() {
     let (whole, mut bed) = Whole::new(192);

@@ -124,8 +124,8 @@ fn no_torrent_reaches_the_state_folder_by_a_mount() {
     own.withstands(&again.place().join("own/state"), &file);
 }
 
-/// Names of a state folder, each with another spelling that a volume may take for the same name: in another case, and in
-/// another normalization.
+/// Names of a state folder, each with another spelling that a volume may take for the same name: in another case, and
+/// in another normalization.
 const SPELLINGS: [(&str, &str); 3] = [
     ("own", "OWN"),
     (".ecs_torrent", ".ECS_TORRENT"),

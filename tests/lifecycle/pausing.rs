@@ -423,8 +423,8 @@ fn nobody_is_dialed() {
     half.assert_completes(&mut bed);
 }
 
-/// The volume of a paused torrent can be unmounted. The torrent stays paused without it, in the next run too, and starts
-/// without hashing when the volume is there again.
+/// The volume of a paused torrent can be unmounted. The torrent stays paused without it, in the next run too, and
+/// starts without hashing when the volume is there again.
 #[test]
 fn the_volume_is_unmounted_meanwhile() {
     if !can_mount("pausing::the_volume_is_unmounted_meanwhile") {

@@ -46,8 +46,8 @@ fn resume_and_fail(torrent: &Arc<Torrent>, state: &Path) -> (Bed, String) {
     (bed, reason)
 }
 
-/// A file that the user puts in the place of a torrent's file stays, although it has the same name and inode number: for
-/// a running torrent, one that was stopped and added again, and one that was complete.
+/// A file that the user puts in the place of a torrent's file stays, although it has the same name and inode number:
+/// for a running torrent, one that was stopped and added again, and one that was complete.
 #[test]
 fn a_number_that_is_used_again() {
     for is_complete in [false, true] {

@@ -533,8 +533,8 @@ fn peers_of_a_torrent_that_is_there() {
     bed.wait_seeding(id);
 }
 
-/// A torrent that may not download fails if a piece is bad. When the user adds it again to download it to another folder,
-/// it does, and leaves the first folder as it is.
+/// A torrent that may not download fails if a piece is bad. When the user adds it again to download it to another
+/// folder, it does, and leaves the first folder as it is.
 #[test]
 fn a_failed_seed_is_downloaded_elsewhere() {
     let torrent = Arc::new(Torrent::single(1085, 300_000, 32 << 10));

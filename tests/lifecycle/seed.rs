@@ -148,8 +148,8 @@ impl Seed {
     }
 }
 
-/// Downloads the files of an album from a seed. Returns the torrent, the folder with its data and the engine's state, its
-/// hash and the engine.
+/// Downloads the files of an album from a seed. Returns the torrent, the folder with its data and the engine's state,
+/// its hash and the engine.
 pub fn download_album(
     number: u64,
     files: &[(&str, usize)],

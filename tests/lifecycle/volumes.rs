@@ -43,8 +43,8 @@ impl Volume {
         }
     }
 
-    /// Mounts a volume of `len` bytes whose names ignore case and normalization, if the kernel has such volumes, or else
-    /// an ordinary one.
+    /// Mounts a volume of `len` bytes whose names ignore case and normalization, if the kernel has such volumes, or
+    /// else an ordinary one.
     pub fn folding(place: &Path, len: usize) -> Self {
         fs::create_dir_all(place).unwrap();
         let options = format!("size={len},casefold");

@@ -197,8 +197,8 @@ fn select(files: &[RangeInclusive<u32>]) -> FileSelection {
     FileSelection::new(files.iter().cloned(), []).unwrap()
 }
 
-/// The pieces of the other files are never requested, the torrent is finished and not seeding, and the choice survives a
-/// kill. When the user wants the rest, the torrent downloads again, and then seeds.
+/// The pieces of the other files are never requested, the torrent is finished and not seeding, and the choice survives
+/// a kill. When the user wants the rest, the torrent downloads again, and then seeds.
 #[test]
 fn only_selected_files_are_downloaded_until_the_user_wants_the_rest() {
     let mut bed = Bed::new(1);

@@ -338,8 +338,8 @@ fn peers_that_announce_themselves_to_us_are_dialed() {
     assert!(network.completes(3));
 }
 
-/// A torrent names nodes (BEP 5), by which an engine without a bootstrap host enters the network, also after a restart: the
-/// nodes are part of the saved torrent. Those of a private torrent are not used.
+/// A torrent names nodes (BEP 5), by which an engine without a bootstrap host enters the network, also after a restart:
+/// the nodes are part of the saved torrent. Those of a private torrent are not used.
 #[test]
 fn torrents_name_nodes_and_keep_them_between_runs() {
     for is_private in [false, true] {

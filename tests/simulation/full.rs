@@ -75,7 +75,8 @@ fn idle_torrents(_: &mut Dice) -> Scenario {
 }
 
 /// Two hostile peers of each kind among fifty peers: three tenths of the peers are hostile. A failed piece is assigned
-/// to one peer at a time, and a peer that answers each request after 45 s takes minutes for it, which the allowance covers.
+/// to one peer at a time, and a peer that answers each request after 45 s takes minutes for it, which the allowance
+/// covers.
 fn hostile_swarm(_: &mut Dice) -> Scenario {
     let honest = 2 * Hostility::ALL.len() * 7 / 3;
     let mut swarm = swarm("a hostile swarm", honest);

@@ -157,8 +157,8 @@ fn dripping_peers_do_not_hold_the_memory() {
 
 /// Bad data sent under the seed's peer id bans the sender, not the seed.
 ///
-/// In about one seed of ten, the last piece waits for the seed's next turn, and the download takes a minute, 33 times the
-/// ideal. The number that is added keeps the test without optimization, which has one seed only, clear of these.
+/// In about one seed of ten, the last piece waits for the seed's next turn, and the download takes a minute, 33 times
+/// the ideal. The number that is added keeps the test without optimization, which has one seed only, clear of these.
 #[test]
 fn a_stolen_peer_id_harms_its_thief_only() {
     let hostiles = [Hostility::StealsId; 3];

@@ -21,8 +21,8 @@ const NEAR: u8 = 200;
 /// One way to a far peer: its connection takes twice as long, and more than a first attempt of 3 s.
 const LATENCY: Duration = Duration::from_millis(1800);
 
-/// A tracker names a good peer, peers behind long links, and hundreds of addresses where nobody answers. The good peer is
-/// found in seconds. The far ones are given up meanwhile, tried again with more time, and reached.
+/// A tracker names a good peer, peers behind long links, and hundreds of addresses where nobody answers. The good peer
+/// is found in seconds. The far ones are given up meanwhile, tried again with more time, and reached.
 #[test]
 fn good_peers_are_found_in_seconds_and_far_ones_are_reached_later() {
     let mut sim = Simulation::new(7, Duration::from_millis(20));

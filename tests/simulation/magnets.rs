@@ -163,8 +163,8 @@ fn one_seed_is_enough() {
     assert_eq!(magnet.state(), Lifecycle::Seeding);
 }
 
-/// All pieces of the metadata are requested at once: it costs three round trips of 100 ms, for connecting, handshakes and
-/// requests, and the time that 100 Mbit/s need for its bytes.
+/// All pieces of the metadata are requested at once: it costs three round trips of 100 ms, for connecting, handshakes
+/// and requests, and the time that 100 Mbit/s need for its bytes.
 #[test]
 fn metadata_of_many_pieces_costs_one_round_trip() {
     for (len, most) in [(40_000, 450), (80_000, 450), (400_000, 600)] {

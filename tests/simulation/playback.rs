@@ -106,8 +106,8 @@ impl Player {
     }
 }
 
-/// The first byte after a seek comes within two round trips and the time of one piece. The swarm is busy with other pieces
-/// at the time of the seek.
+/// The first byte after a seek comes within two round trips and the time of one piece. The swarm is busy with other
+/// pieces at the time of the seek.
 #[test]
 #[cfg_attr(debug_assertions, ignore = "takes long without optimization")]
 fn the_first_byte_after_a_seek_comes_within_two_round_trips_and_a_piece() {

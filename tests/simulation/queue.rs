@@ -291,8 +291,8 @@ fn a_forced_torrent_takes_a_place() {
     assert_eq!(bed.downloading(), [0, 1]);
 }
 
-/// A download that is complete makes place for the next, and waits for a place among the seeds. Downloads come first among
-/// all.
+/// A download that is complete makes place for the next, and waits for a place among the seeds. Downloads come first
+/// among all.
 #[test]
 fn seeds_have_places_of_their_own() {
     let mut bed = Bed::new(

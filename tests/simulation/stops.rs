@@ -275,7 +275,8 @@ fn a_damaged_session_without_metadata_keeps_the_trackers() {
     bed.wait_for_state(&Lifecycle::FetchingMetadata);
 }
 
-/// A torrent whose resume cannot be saved stays stopped: it is listed as stopped with its name, and the caller gets the error.
+/// A torrent whose resume cannot be saved stays stopped: it is listed as stopped with its name, and the caller gets the
+/// error.
 #[test]
 fn a_resume_that_cannot_be_saved() {
     let mut bed = Bed::new(32);

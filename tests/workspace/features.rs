@@ -51,8 +51,8 @@ pub fn parse(file: &Path) -> Vec<Item> {
     if is_tests { Vec::new() } else { syntax.items }
 }
 
-/// Returns the type that a path names, as itself, by an associated function or by a variant. A variant of an enum may have
-/// the name of a component.
+/// Returns the type that a path names, as itself, by an associated function or by a variant. A variant of an enum may
+/// have the name of a component.
 pub fn type_of(path: &syn::Path) -> Option<String> {
     let mut names = path.segments.iter().rev().map(|segment| segment.ident.to_string());
     let is_type = |name: &String| name.starts_with(char::is_uppercase);

@@ -25,8 +25,8 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Components that decide a torrent's state or are its state, and the features that write them. The first is the feature
-/// that owns the component.
+/// Components that decide a torrent's state or are its state, and the features that write them. The first is the
+/// feature that owns the component.
 const WRITERS: [(&str, &[&str]); 12] = [
     ("Desired", &["lifecycle"]),
     ("Layout", &["lifecycle"]),
@@ -192,8 +192,8 @@ fn each_fact_is_written_by_one_feature() {
     assert_eq!(writers["Lifecycle"], [only].into());
 }
 
-/// Methods that register the thing whose type is between the angle brackets. A required component is registered for each
-/// kind of entity: its key has both types.
+/// Methods that register the thing whose type is between the angle brackets. A required component is registered for
+/// each kind of entity: its key has both types.
 const REGISTRATIONS: [&str; 5] = [
     "init_resource",
     "get_resource_or_init",

@@ -1,6 +1,7 @@
 //! Tests of the workspace's own rules: the dependencies between crates and between modules, the tick as shown in
 //! ARCHITECTURE.md, the components of each kind of entity as shown in the plugin guide, the default configuration as
-//! documented in the code, the length of functions, the fields of log lines, the spelling, and the programs of README and guide in a package of their own.
+//! documented in the code, the length of functions, the fields of log lines, the spelling, and the programs of README
+//! and guide in a package of their own.
 
 #![allow(
     unreachable_pub,

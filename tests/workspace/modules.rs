@@ -1,9 +1,9 @@
 //! Imports between the modules of a crate: they form no circle.
 //!
 //! Each file is a module, and a name that a file uses is an import from the file that defines the name; re-exports are
-//! looked through. One kind of import does not count: a file may use the types, traits and constants that a module above
-//! it (its parent, or a parent of that) defines, because they are the vocabulary of the whole folder. A parent that uses
-//! a child, and a child that calls a function of a parent, do count. Tests do not.
+//! looked through. One kind of import does not count: a file may use the types, traits and constants that a module
+//! above it (its parent, or a parent of that) defines, because they are the vocabulary of the whole folder. A parent
+//! that uses a child, and a child that calls a function of a parent, do count. Tests do not.
 
 mod graph;
 mod source;

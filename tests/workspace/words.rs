@@ -80,6 +80,9 @@ const PRIVATE: [(&str, &str); 19] = [
 /// Words with which no comment begins, because they hide its subject.
 const HIDDEN_SUBJECTS: [&str; 5] = ["Who ", "What ", "Whatever ", "Those ", "Which "];
 
+/// Most columns of a line of a comment.
+const MAX_COLUMNS: usize = 120;
+
 #[test]
 fn words_are_american_and_standard() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -104,6 +107,8 @@ fn words_are_american_and_standard() {
                 .filter(|(_, start)| start.is_some_and(hides_subject));
             let why = "the comment does not begin with its subject";
             faults.extend(hidden.map(|(number, _)| format!("{}:{number}: {why}", path.display())));
+            let wide = wide_comments(&text).map(|number| format!("{}:{number}: too wide", path.display()));
+            faults.extend(wide);
         }
         for (number, line) in (1..).zip(text.lines()) {
             let wrong = words(line).filter_map(|word| Some((fault_of(&word)?, word)));
@@ -121,7 +126,8 @@ fn has_prose(path: &Path) -> bool {
     }
 }
 
-/// Returns the words of a line in lowercase. An identifier consists of several: `MaxCancelled` of `max` and `cancelled`.
+/// Returns the words of a line in lowercase. An identifier consists of several: `MaxCancelled` of `max` and
+/// `cancelled`.
 fn words(line: &str) -> impl Iterator<Item = String> {
     let parts = line.split(|c: char| !c.is_alphabetic()).filter(|part| !part.is_empty());
     parts.flat_map(|part| {
@@ -155,6 +161,19 @@ fn hides_subject(comment: &str) -> bool {
     HIDDEN_SUBJECTS.iter().any(|word| comment.starts_with(word))
 }
 
+/// Returns the numbers of the lines of comments that are too wide. Tables and code in comments cannot be wrapped.
+fn wide_comments(text: &str) -> impl Iterator<Item = usize> {
+    let mut is_code = false;
+    let lines = (1..).zip(text.lines().map(str::trim_end));
+    lines.filter_map(move |(number, line)| {
+        let comment = line.trim_start().strip_prefix("//")?;
+        let comment = comment.trim_start_matches(['/', '!']).trim_start();
+        is_code ^= comment.starts_with("```");
+        let is_wide = line.chars().count() > MAX_COLUMNS && !is_code && !comment.starts_with('|');
+        is_wide.then_some(number)
+    })
+}
+
 fn fault_of(word: &str) -> Option<&'static str> {
     let is_british = BRITISH.iter().any(|(stem, fine)| {
         let rest = word.strip_prefix(stem);
@@ -184,4 +203,11 @@ fn comments_that_hide_their_subject_are_found() {
         .map(|start| start.is_some_and(hides_subject))
         .collect();
     assert_eq!(found, [true, false, false, false, false, false, false, true]);
+}
+
+#[test]
+fn wide_comments_are_found() {
+    let wide = "x".repeat(MAX_COLUMNS - 2);
+    let text = format!("// {wide}\n//{wide}\n//! | {wide}\n\"{wide}\"\n//! ```\n//! {wide}\n//! ```\n    /// {wide}");
+    assert_eq!(wide_comments(&text).collect::<Vec<_>>(), [1, 8]);
 }

@@ -42,8 +42,8 @@ Examples:
 pub(in crate::cli) struct CatArgs {
     /// Name of the torrent, or the first 4 or more digits of its info-hash.
     hash: String,
-    /// The file: its number in `files`, its path, or a pattern that one file matches. Can be left out if the torrent has
-    /// one file.
+    /// The file: its number in `files`, its path, or a pattern that one file matches. Can be left out if the torrent
+    /// has one file.
     file: Option<String>,
     /// Bytes to print: FIRST-LAST, FIRST- or -COUNT (the last ones).
     #[arg(long, value_name = "RANGE", allow_hyphen_values = true)]
@@ -72,8 +72,8 @@ Examples:
 pub(in crate::cli) struct PlayArgs {
     /// Name of the torrent, or the first 4 or more digits of its info-hash.
     hash: String,
-    /// The file: its number in `files`, its path, or a pattern that one file matches. Can be left out if the torrent has
-    /// one file.
+    /// The file: its number in `files`, its path, or a pattern that one file matches. Can be left out if the torrent
+    /// has one file.
     file: Option<String>,
     /// The player, with its arguments.
     #[arg(last = true, value_name = "PLAYER")]
@@ -187,8 +187,8 @@ fn file_of(file: &Value) -> File {
     }
 }
 
-/// A range of a file, read from the daemon. The daemon closes a connection over which nothing is read for a while; the rest
-/// is then requested again.
+/// A range of a file, read from the daemon. The daemon closes a connection over which nothing is read for a while; the
+/// rest is then requested again.
 struct Content {
     daemon: Arc<Daemon>,
     /// The path in the API.

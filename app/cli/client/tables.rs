@@ -504,7 +504,8 @@ mod tests {
         assert_eq!(narrow[1], "1.00 MiB  a name of…", "something of the name stays");
     }
 
-    /// The list fits a terminal of 80 columns with each state and the longest numbers. A narrower one shows fewer columns.
+    /// The list fits a terminal of 80 columns with each state and the longest numbers. A narrower one shows fewer
+    /// columns.
     #[test]
     fn a_list_fits_the_terminal_in_every_state() {
         for state in TorrentState::ALL {

@@ -217,8 +217,8 @@ impl Reporter {
         }
     }
 
-    /// Updates what is missing by the saved state of the stopped torrents. A torrent whose last pieces were stored during
-    /// the stop is complete.
+    /// Updates what is missing by the saved state of the stopped torrents. A torrent whose last pieces were stored
+    /// during the stop is complete.
     pub(super) fn read_saved(&mut self) {
         for (id, torrent) in &mut self.torrents {
             // Data that was not checked may be complete, whatever the saved state says.

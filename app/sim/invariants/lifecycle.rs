@@ -1,4 +1,5 @@
-//! Every change of a torrent's state is an edge of the table in ARCHITECTURE.md, and states follow from intent and facts.
+//! Every change of a torrent's state is an edge of the table in ARCHITECTURE.md, and states follow from intent and
+//! facts.
 
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::clock::Clock;

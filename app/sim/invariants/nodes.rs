@@ -1,5 +1,5 @@
-//! The engine's node of the DHT stays within its bounds, sends no storms, and stores nothing without a token that it gave
-//! to the same host for the same key.
+//! The engine's node of the DHT stays within its bounds, sends no storms, and stores nothing without a token that it
+//! gave to the same host for the same key.
 //!
 //! The check follows the datagrams, not the node's own records of them.
 

@@ -40,8 +40,8 @@ impl Stage<'_> {
         self.check_session(who, node);
     }
 
-    /// Checks that the pieces of a session are on stable storage, in the folder that it names, because the next start trusts
-    /// the session.
+    /// Checks that the pieces of a session are on stable storage, in the folder that it names, because the next start
+    /// trusts the session.
     fn check_session(&mut self, who: Who, node: NodeId) {
         let torrent = self.content.info_hash();
         let Some(text) = self.sim.state(node).session_text(torrent) else {

@@ -9,8 +9,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// Maximum length of a host name in bytes (RFC 1035).
 const MAX_HOST: usize = 253;
 
-/// A host name or an IP address, and a port: a node of the DHT as a torrent names it (BEP 5), or a peer as a magnet link
-/// does (BEP 9).
+/// A host name or an IP address, and a port: a node of the DHT as a torrent names it (BEP 5), or a peer as a magnet
+/// link does (BEP 9).
 ///
 /// ```
 /// use ecs_torrent_protocol::host_port::HostPort;

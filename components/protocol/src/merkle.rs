@@ -1,5 +1,5 @@
-//! Merkle trees over a file's blocks (BEP 52): leaves are the SHA-256 of 16 KiB blocks, and leaves beyond the end of the
-//! file are zero.
+//! Merkle trees over a file's blocks (BEP 52): leaves are the SHA-256 of 16 KiB blocks, and leaves beyond the end of
+//! the file are zero.
 
 use crate::hash::{Sha256Digest, sha256};
 
@@ -12,8 +12,8 @@ pub fn zero_root(height: u32) -> Sha256Digest {
     (0..height).fold(ZERO_LEAF, |child, _| sha256([&child[..], &child]))
 }
 
-/// Computes the root over `layer`, nodes with `2^height` leaves each. The layer is filled up with subtrees beyond the end
-/// of the file to `width` nodes, and in any case to a power of two. `None` for an empty layer.
+/// Computes the root over `layer`, nodes with `2^height` leaves each. The layer is filled up with subtrees beyond the
+/// end of the file to `width` nodes, and in any case to a power of two. `None` for an empty layer.
 #[must_use]
 pub fn root(mut layer: Vec<Sha256Digest>, height: u32, width: u32) -> Option<Sha256Digest> {
     if layer.is_empty() {

@@ -30,8 +30,8 @@ pub struct MetainfoLimits {
     pub max_piece_length: u32,
     /// Maximum number of trackers, and of web seeds; the rest is dropped. Default 256.
     pub max_urls: usize,
-    /// Maximum number of DHT nodes; the rest is dropped. Default 32: a torrent names the 8 closest nodes, or some hosts by
-    /// which to enter the network (BEP 5).
+    /// Maximum number of DHT nodes; the rest is dropped. Default 32: a torrent names the 8 closest nodes, or some hosts
+    /// by which to enter the network (BEP 5).
     pub max_nodes: usize,
 }
 
@@ -126,8 +126,8 @@ impl Metainfo {
     }
 }
 
-/// Returns the content of a `.torrent` file with an info dictionary that came from elsewhere (BEP 9), with announce URLs
-/// in tiers, and with URLs of web seeds.
+/// Returns the content of a `.torrent` file with an info dictionary that came from elsewhere (BEP 9), with announce
+/// URLs in tiers, and with URLs of web seeds.
 #[must_use]
 pub fn torrent_file(info: &[u8], trackers: &[Vec<String>], web_seeds: &[String]) -> Vec<u8> {
     let mut file = b"d".to_vec();

@@ -40,9 +40,9 @@ pub(crate) fn safe_component(raw: &[u8]) -> Option<Cow<'_, str>> {
 /// Makes a torrent's own name safe as the topmost component of its paths. Returns `None` for names without a safe form.
 /// The result has at most `max_bytes` bytes.
 ///
-/// Separators, control and bidirectional-override characters and invalid UTF-8 become `_`, and a name that is too long is
-/// cut before its extension. A leading dot becomes `_`, too: a torrent therefore cannot replace hidden folders
-/// in which programs keep their configuration (`.ssh`, `.config`) or this engine its state.
+/// Separators, control and bidirectional-override characters and invalid UTF-8 become `_`, and a name that is too long
+/// is cut before its extension. A leading dot becomes `_`, too: a torrent therefore cannot replace hidden folders in
+/// which programs keep their configuration (`.ssh`, `.config`) or this engine its state.
 #[must_use]
 pub fn safe_name(raw: &[u8], max_bytes: usize) -> Option<Cow<'_, str>> {
     let name = cut_to(safe_component(raw)?, max_bytes.min(MAX_COMPONENT_BYTES));

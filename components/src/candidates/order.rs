@@ -35,8 +35,8 @@ pub(super) enum DialPriority {
 /// Dial order of an address; the smallest is dialed first.
 pub(super) type Rank = (Reverse<bool>, u32, DialPriority, Reverse<u32>, SocketAddr);
 
-/// Returns the dial order of an address: addresses that a user named come first, then those with few failures, then those
-/// at which a peer probably answers, then those of a high canonical priority.
+/// Returns the dial order of an address: addresses that a user named come first, then those with few failures, then
+/// those at which a peer probably answers, then those of a high canonical priority.
 pub(super) fn rank(address: SocketAddr, facts: &Facts) -> Rank {
     (
         Reverse(facts.sources.contains(CandidateSource::USER)),

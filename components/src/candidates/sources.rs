@@ -183,7 +183,8 @@ impl CandidateSources {
 /// The sources from which a torrent may get peers. A feature that finds peers for a torrent, or announces it there,
 /// checks that its source is among them. Every torrent has one; until it is derived, it allows no source.
 ///
-/// The set follows from the private flag (BEP 27), the settings, and whether the metadata is known; one system derives it.
+/// The set follows from the private flag (BEP 27), the settings, and whether the metadata is known; one system derives
+/// it.
 #[derive(Component, Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct AllowedSources(pub SourceSet);
 
@@ -207,8 +208,8 @@ impl AllowedSources {
 pub struct SourceCounts {
     /// Addresses that the source reported, each one once while it is remembered.
     pub found: u64,
-    /// Reports of addresses that were refused: banned, our own, in a network that the source may not name, without room,
-    /// or from a source that the torrent does not allow.
+    /// Reports of addresses that were refused: banned, our own, in a network that the source may not name, without
+    /// room, or from a source that the torrent does not allow.
     pub refused: u64,
     /// Addresses of these at which a peer completed its handshake. An address of several sources counts for each.
     pub connected: u64,

@@ -62,8 +62,8 @@ pub struct Requests {
     pub allowed_fast: Vec<u32>,
     /// Pieces that this peer suggested (BEP 6) and that we have not started, oldest first.
     pub suggested: VecDeque<u32>,
-    /// While the peer super-seeds by suggestions: the time by which the next suggestion or suggested block is due. Until
-    /// then, and as long as the peer owes blocks, only suggested pieces are requested from it.
+    /// While the peer super-seeds by suggestions: the time by which the next suggestion or suggested block is due.
+    /// Until then, and as long as the peer owes blocks, only suggested pieces are requested from it.
     suggestion_due: Option<Timestamp>,
     /// When the peer is considered again, if that is scheduled.
     resume_at: Option<Timestamp>,
@@ -240,8 +240,8 @@ impl Requests {
         }
     }
 
-    /// Returns the number of requests that keep the peer busy and make no long queue at the peer, for a download at this
-    /// rate: a block that is requested now arrives about a round trip later. Unlimited while the rate still grows.
+    /// Returns the number of requests that keep the peer busy and make no long queue at the peer, for a download at
+    /// this rate: a block that is requested now arrives about a round trip later. Unlimited while the rate still grows.
     #[must_use]
     pub fn shallow_depth(&self, bytes_per_s: u64) -> u32 {
         if !self.depth.is_steady {

@@ -1,8 +1,8 @@
 //! The request sink: the only path of block requests and cancels to their source.
 //!
 //! A source is an entity with [`Requests`](super::Requests), to which the picker assigns blocks. If it is a connection,
-//! its requests go to the wire. If it has a [`SourceQueue`] instead, they go there, and the feature that owns the source
-//! (an HTTP server, for example) carries them out and returns the blocks through
+//! its requests go to the wire. If it has a [`SourceQueue`] instead, they go there, and the feature that owns the
+//! source (an HTTP server, for example) carries them out and returns the blocks through
 //! [`ReceivedBlocks`](crate::messages::ReceivedBlocks).
 
 use bevy_ecs::prelude::*;

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// How many torrents run at a time. The others are queued, in an order that users change. Every limit is off by default.
+/// How many torrents run at a time. The others are queued, in an order that users change. Every limit is off by
+/// default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct QueueSettings {

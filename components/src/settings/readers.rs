@@ -13,8 +13,8 @@ pub struct ReaderSettings {
     pub window_bytes: u64,
     /// Most bytes that one read returns. Default 512 KiB.
     pub read_bytes: u32,
-    /// Time without a read after which a reader is idle: no more pieces are downloaded ahead of it until it reads again.
-    /// Default 30 s.
+    /// Time without a read after which a reader is idle: no more pieces are downloaded ahead of it until it reads
+    /// again. Default 30 s.
     pub idle_s: u64,
     /// Time after which a read fails whose piece has not arrived. Default 300 s.
     pub timeout_s: u64,

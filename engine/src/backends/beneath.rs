@@ -305,8 +305,8 @@ fn create_marked(
     Ok((file, status))
 }
 
-/// Gives a name to a file without one. Before Linux 6.10, a process needs a capability to do so by the descriptor alone;
-/// without it, the file is reached by its path in `/proc`, which costs half as much again.
+/// Gives a name to a file without one. Before Linux 6.10, a process needs a capability to do so by the descriptor
+/// alone; without it, the file is reached by its path in `/proc`, which costs half as much again.
 #[cfg(target_os = "linux")]
 fn give_name(file: &OwnedFd, parent: BorrowedFd<'_>, name: &str) -> io::Result<()> {
     use std::os::fd::AsRawFd;

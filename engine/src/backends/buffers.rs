@@ -18,8 +18,8 @@ const MAX_USED_UP: usize = 1024;
 /// Unused chunks kept for future reads. The others go back to the allocator one second after a burst.
 const KEPT_CHUNKS: usize = 16;
 
-/// Number of chunks freed to the allocator after which it is made to return free memory to the system, even while others
-/// are in use. The allocator has to search all of its memory for that.
+/// Number of chunks freed to the allocator after which it is made to return free memory to the system, even while
+/// others are in use. The allocator has to search all of its memory for that.
 const RETURNED_TOGETHER: usize = 32;
 
 /// Chunks for sockets to read into.

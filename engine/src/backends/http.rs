@@ -209,8 +209,8 @@ async fn send(clients: &Clients, request: &HttpGet) -> Result<Response, HttpErro
     getting.send().await.map_err(|error| explain(&error))
 }
 
-/// Reads the body while there is credit. Fault 50: counts the bytes after decompression, so that a small response cannot
-/// become a large one.
+/// Reads the body while there is credit. Fault 50: counts the bytes after decompression, so that a small response
+/// cannot become a large one.
 async fn read_body(mut response: Response, max: usize, mut patience: Patience, flow: &Flow) -> Result<(), HttpError> {
     let mut total = 0usize;
     loop {

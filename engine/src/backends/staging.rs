@@ -1,8 +1,8 @@
 //! The files of a state folder, for exports, and additions of many files at once, for imports.
 //!
 //! An addition first writes its files to the folder `STAGED` of the state folder. Renaming that folder to `DECIDED`
-//! decides the addition: before that, a killed process leaves nothing that counts; after that, the next program that locks
-//! the state folder finishes what was begun.
+//! decides the addition: before that, a killed process leaves nothing that counts; after that, the next program that
+//! locks the state folder finishes what was begun.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -201,8 +201,8 @@ impl Staging {
     /// Adds all files to the state folder, durably. A file that the state folder has keeps its content.
     ///
     /// # Errors
-    /// If a folder cannot be written. Then the state folder has all files or none, or has them all when it is locked the
-    /// next time.
+    /// If a folder cannot be written. Then the state folder has all files or none, or has them all when it is locked
+    /// the next time.
     pub fn commit(self) -> io::Result<()> {
         #[cfg(target_os = "linux")]
         rustix::fs::syncfs(&self.staged)?;

@@ -53,8 +53,8 @@ fn longer(max: u64) -> io::Error {
     io::Error::other(format!("longer than {max} bytes"))
 }
 
-/// Replaces a file of a folder atomically: at every moment, and after a power failure, either the old or the new file is
-/// there, complete. The new name itself is durable once the folder is synced. `temporary` is the name in this folder
+/// Replaces a file of a folder atomically: at every moment, and after a power failure, either the old or the new file
+/// is there, complete. The new name itself is durable once the folder is synced. `temporary` is the name in this folder
 /// under which the new file is written first; a file that has this name is lost.
 ///
 /// # Errors
@@ -75,8 +75,8 @@ pub enum Existing {
     Replace,
 }
 
-/// Creates a file atomically in a folder that also holds files of others: the name appears with the complete file, and no
-/// other file is lost.
+/// Creates a file atomically in a folder that also holds files of others: the name appears with the complete file, and
+/// no other file is lost.
 ///
 /// # Errors
 /// If the file cannot be written, or the name is taken; nothing has changed then.

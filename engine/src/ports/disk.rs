@@ -45,8 +45,8 @@ pub enum DiskRequest {
     },
     /// Creates missing files and reserves space on request. Files that this torrent did not create are left unchanged.
     /// Takes over which files are wanted, from its submission on: a skipped file is not created, its bytes in pieces of
-    /// other files go to the part file, and those of a file that is wanted now are copied from there. A part file that is
-    /// not needed any longer is deleted.
+    /// other files go to the part file, and those of a file that is wanted now are copied from there. A part file that
+    /// is not needed any longer is deleted.
     Prepare {
         /// Returned with the answer.
         tag: JobTag,
@@ -116,8 +116,8 @@ pub enum DiskRequest {
         /// The torrent's storage.
         storage: StorageId,
     },
-    /// Carries out a step of a move of a torrent's files. While files are copied, `Moving` events with the same tag report
-    /// the progress. A `Close` of the storage ends the step where it is.
+    /// Carries out a step of a move of a torrent's files. While files are copied, `Moving` events with the same tag
+    /// report the progress. A `Close` of the storage ends the step where it is.
     Move {
         /// Returned with the answer.
         tag: JobTag,
@@ -174,8 +174,8 @@ pub enum Overwrite {
 }
 
 impl Overwrite {
-    /// Whether the permission covers a file that is looked at for the first time. FileMove another file to the place of the
-    /// one that was there changes that file too.
+    /// Whether the permission covers a file that is looked at for the first time. FileMove another file to the place of
+    /// the one that was there changes that file too.
     #[must_use]
     pub fn covers_found(&self, id: FileId, stamp: FileStamp) -> bool {
         match self {
@@ -358,8 +358,8 @@ pub enum DiskDone {
     Deleted(DeletedFiles),
     /// A part of a torrent's bytes is at its new place. More events follow.
     Moving(MoveProgress),
-    /// Every file is at its new place, durably, and still at its old one; or could be brought there. The files as they are at
-    /// the new place.
+    /// Every file is at its new place, durably, and still at its old one; or could be brought there. The files as they
+    /// are at the new place.
     Moved(Box<FoundFiles>),
     /// No handle to the files is open.
     Closed,

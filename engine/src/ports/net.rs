@@ -147,8 +147,8 @@ pub enum NetRequest {
         /// Returned in `Gone` when an orderly close has ended, if set.
         tag: Option<JobTag>,
     },
-    /// Sends a datagram from our first socket of the address's family. If that is not possible, the datagram is lost without
-    /// notice.
+    /// Sends a datagram from our first socket of the address's family. If that is not possible, the datagram is lost
+    /// without notice.
     Datagram {
         /// The address of ours to send from, in place of the one that the system chooses.
         from: Option<SocketAddr>,
@@ -157,9 +157,9 @@ pub enum NetRequest {
         /// The payload.
         data: Bytes,
     },
-    /// Joins a multicast group on the interfaces of local networks that the port listens on. Datagrams that neighbors send
-    /// to the group go into the inbox of local discovery. A repeated request adds interfaces that are new and leaves the
-    /// group on those that are gone. Without multicast, nothing happens.
+    /// Joins a multicast group on the interfaces of local networks that the port listens on. Datagrams that neighbors
+    /// send to the group go into the inbox of local discovery. A repeated request adds interfaces that are new and
+    /// leaves the group on those that are gone. Without multicast, nothing happens.
     Join {
         /// The group.
         group: SocketAddr,
@@ -236,7 +236,8 @@ pub enum NetEvent {
         /// The datagram.
         datagram: Datagram,
     },
-    /// The addresses of the local network's interfaces have changed. Noticed by ports that have joined a multicast group.
+    /// The addresses of the local network's interfaces have changed. Noticed by ports that have joined a multicast
+    /// group.
     AddressesChanged,
     /// Datagrams were dropped because too many were waiting or nobody takes them.
     DatagramsDropped {

@@ -30,8 +30,9 @@ pub enum StateRequest {
         torrent: InfoHash,
         /// Also read the `.torrent` file next to the session.
         with_metainfo: bool,
-        /// Leave unusable files as they are. Otherwise they get a name that contains the reason. An unusable session also
-        /// keeps its own name until another session is saved, so that what can be recovered from it stays recoverable.
+        /// Leave unusable files as they are. Otherwise they get a name that contains the reason. An unusable session
+        /// also keeps its own name until another session is saved, so that what can be recovered from it stays
+        /// recoverable.
         is_peek: bool,
     },
     /// Writes a torrent's session atomically: the old session stays intact until the new one is complete.

@@ -1,5 +1,5 @@
-//! The simulated state folder: sessions in their stored form, and blobs, each either the old or the new version, never a
-//! mix.
+//! The simulated state folder: sessions in their stored form, and blobs, each either the old or the new version, never
+//! a mix.
 
 mod control;
 mod port;

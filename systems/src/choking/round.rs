@@ -70,8 +70,8 @@ impl SlotBudget {
         }
     }
 
-    /// Returns the slots for serving `width` peers at a time, plus peers whose first request is about to arrive, at most
-    /// twice as many. Some of those may never request anything.
+    /// Returns the slots for serving `width` peers at a time, plus peers whose first request is about to arrive, at
+    /// most twice as many. Some of those may never request anything.
     pub(super) fn narrowed(self, width: usize, contenders: &[Contender]) -> Self {
         let beginning = contenders.iter().filter(|c| c.idle_since.is_some() && c.may_begin);
         let beginning = beginning.count().min(width.saturating_mul(2));
@@ -233,8 +233,8 @@ impl Round<'_> {
     }
 }
 
-/// Selects the peers to serve by their rank. `optimistic` is the optimistic unchoke; another one is chosen if there is none, if it is
-/// no longer interested, or if it is now served for its rate.
+/// Selects the peers to serve by their rank. `optimistic` is the optimistic unchoke; another one is chosen if there is
+/// none, if it is no longer interested, or if it is now served for its rate.
 pub(super) fn select_ranked(
     contenders: &[Contender],
     goal: Goal,

@@ -40,8 +40,8 @@ const PROBE: Duration = Duration::from_secs(5);
 const REST: Duration = Duration::from_secs(60);
 
 /// Returns the number of peers to serve at a time with an uplink of `rate` bytes per second: as many as the uplink
-/// completes pieces in a second, or more if the pieces are shorter than [`LONG_PIECE`], because less is lost with a part
-/// of them. It is at least two, and not limited if the length is 0.
+/// completes pieces in a second, or more if the pieces are shorter than [`LONG_PIECE`], because less is lost with a
+/// part of them. It is at least two, and not limited if the length is 0.
 pub(super) fn width(rate: u64, piece_length: u32) -> usize {
     let piece_length = u128::from(piece_length);
     let units = u128::from(rate) * piece_length.max(LONG_PIECE);
@@ -54,8 +54,8 @@ pub(super) fn width(rate: u64, piece_length: u32) -> usize {
 /// Returns the time after which an unchoked peer that requests nothing is idle.
 ///
 /// The buffers of a connection hold the requested blocks of a peer for seconds. So a peer that still receives its piece
-/// may look idle; if it were choked, the part of the piece that it has would be worth nothing to the swarm until another
-/// peer sends the rest. The longer the pieces, the more there is to lose, and the more time the peer gets.
+/// may look idle; if it were choked, the part of the piece that it has would be worth nothing to the swarm until
+/// another peer sends the rest. The longer the pieces, the more there is to lose, and the more time the peer gets.
 pub(super) fn patience(is_mid_piece: bool, piece_length: u32) -> Duration {
     match is_mid_piece {
         true => (Duration::from_secs(1) * piece_length / PATIENCE_RATE).clamp(IDLE_AFTER, LONGEST_PATIENCE),

@@ -35,8 +35,8 @@ const FIRST_SAVE: Duration = Duration::from_secs(60);
 /// Maximum number of addresses of a bootstrap host.
 const MAX_ADDRESSES: usize = 4;
 
-/// Maximum number of nodes that one torrent, and all together, name while the table has too few nodes. A torrent names the
-/// 8 nodes closest to it (BEP 5).
+/// Maximum number of nodes that one torrent, and all together, name while the table has too few nodes. A torrent names
+/// the 8 nodes closest to it (BEP 5).
 const MAX_NODES_PER_TORRENT: usize = 8;
 const MAX_TORRENT_NODES: usize = 32;
 
@@ -184,8 +184,8 @@ impl DhtParams<'_, '_> {
         }
     }
 
-    /// Pings a node that a torrent names. A torrent comes from the Internet, so it may name nodes there, and those of a more
-    /// private network only if we listen in no more public one.
+    /// Pings a node that a torrent names. A torrent comes from the Internet, so it may name nodes there, and those of a
+    /// more private network only if we listen in no more public one.
     fn add_torrent_node(&mut self, node: &mut Node, address: SocketAddr) {
         if self.local.scope().may_reach(address.ip()) && self.may_send(address) {
             node.add_node(address, self.clock.now());

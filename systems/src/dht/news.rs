@@ -9,8 +9,8 @@ use ecs_torrent_components::peer::Allowance;
 use ecs_torrent_protocol::dht::node::Found;
 use ecs_torrent_protocol::time::Timestamp;
 
-/// Burst of news about the node, and the interval between two after the burst. A network connection that comes and goes,
-/// or hostile nodes that contradict each other about our address, make no more.
+/// Burst of news about the node, and the interval between two after the burst. A network connection that comes and
+/// goes, or hostile nodes that contradict each other about our address, make no more.
 const OF_NODE: (u32, Duration) = (8, Duration::from_secs(60));
 
 /// Burst of news about torrents, and the interval between two after the burst. Each torrent causes one at its start.
@@ -61,8 +61,8 @@ impl DhtNews<'_> {
         }
     }
 
-    /// Publishes the result of a search for a torrent, unless the outcome is the last published one. A result beyond the
-    /// limit is published after a later search.
+    /// Publishes the result of a search for a torrent, unless the outcome is the last published one. A result beyond
+    /// the limit is published after a later search.
     pub(super) fn publish_search(
         &mut self,
         torrent: Entity,

@@ -297,8 +297,8 @@ fn a_torrent_that_loses_its_peers_is_searched_for_at_once() {
     assert!(position.is_some_and(|position| position < 40), "{position:?}");
 }
 
-/// Nodes name peers that nobody can reach, so the torrent has none, whether it says so during the search or after it. It is
-/// searched for again after a minute, not with the next announce.
+/// Nodes name peers that nobody can reach, so the torrent has none, whether it says so during the search or after it.
+/// It is searched for again after a minute, not with the next announce.
 #[test]
 fn a_torrent_whose_peers_are_invented_is_searched_for_again() {
     for millis in [200, 10_000, 100_000] {

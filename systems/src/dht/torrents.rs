@@ -18,20 +18,21 @@ use ecs_torrent_protocol::time::Timestamp;
 use super::news::{NewsLimits, Outcome};
 use super::{Dht, DhtParams, Inbox};
 
-/// Time until a torrent that needs peers is searched for again if nobody was found; doubles each time, up to the interval
-/// of announces.
+/// Time until a torrent that needs peers is searched for again if nobody was found; doubles each time, up to the
+/// interval of announces.
 const FIRST_RETRY: Duration = Duration::from_secs(15);
 
-/// Shortest time between two searches for a torrent that has no peers, although the last search found some: they may have
-/// left, or a lying node may have invented them.
+/// Shortest time between two searches for a torrent that has no peers, although the last search found some: they may
+/// have left, or a lying node may have invented them.
 const LEAST_WAIT: Duration = Duration::from_secs(60);
 
-/// The part of an interval by which the next announce may come earlier. The second announce of a torrent comes at any time
-/// of most of an interval, so that torrents which start together spread evenly; the later ones keep them apart.
+/// The part of an interval by which the next announce may come earlier. The second announce of a torrent comes at any
+/// time of most of an interval, so that torrents which start together spread evenly; the later ones keep them apart.
 const FIRST_JITTER_PERCENT: usize = 80;
 const JITTER_PERCENT: usize = 20;
 
-/// One of so many searches is for a torrent that has peers, even while others need some: announces would lapse otherwise.
+/// One of so many searches is for a torrent that has peers, even while others need some: announces would lapse
+/// otherwise.
 const TURNS: u32 = 4;
 
 /// Torrents that wait for a search.
@@ -161,8 +162,8 @@ impl DhtParams<'_, '_> {
         }
     }
 
-    /// Lets a torrent wait for a search. One that has lost its peers, has not been searched for, or found nobody last time
-    /// needs peers if it downloads.
+    /// Lets a torrent wait for a search. One that has lost its peers, has not been searched for, or found nobody last
+    /// time needs peers if it downloads.
     fn queue(&mut self, dht: &mut Dht, torrent: Entity, lacks_peers: bool) {
         let Ok((_, allowed, lifecycle, .., mut searched)) = self.torrents.get_mut(torrent) else {
             return;
@@ -263,7 +264,8 @@ impl DhtParams<'_, '_> {
         }
     }
 
-    /// Takes a peer that has announced itself to our node. If the torrent is listed here, no search has to find the peer.
+    /// Takes a peer that has announced itself to our node. If the torrent is listed here, no search has to find the
+    /// peer.
     pub(super) fn take_announced(&mut self, info_hash: InfoHash, peer: SocketAddr) {
         let Some(torrent) = self.index.get(info_hash) else {
             return;

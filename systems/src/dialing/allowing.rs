@@ -34,8 +34,8 @@ pub(super) fn has_changed_sources(
     !changed.0.is_empty() || !known.is_empty() || sources.is_changed()
 }
 
-/// Derives the allowed sources of torrents that are new, have new trackers or metadata, and of all torrents when a source
-/// is registered.
+/// Derives the allowed sources of torrents that are new, have new trackers or metadata, and of all torrents when a
+/// source is registered.
 pub(super) fn allow_sources(
     mut changed: ResMut<ChangedSources>,
     mut known: MessageReader<MetadataKnown>,

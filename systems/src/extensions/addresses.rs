@@ -1,7 +1,8 @@
 //! Peers that are connected at an IPv4 and at an IPv6 address: one of the connections is enough.
 //!
-//! A peer id is a claim that anybody can copy, and so is an address in an extension handshake (BEP 10, `ipv4` and `ipv6`).
-//! Two connections belong to one peer if they have the same id and each of them claims the address of the other one.
+//! A peer id is a claim that anybody can copy, and so is an address in an extension handshake (BEP 10, `ipv4` and
+//! `ipv6`). Two connections belong to one peer if they have the same id and each of them claims the address of the
+//! other one.
 
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::messages::ExtensionHandshakeReceived;

@@ -67,8 +67,8 @@ impl Download {
         }
     }
 
-    /// Returns the options with which a torrent of the link is added. Each torrent after the first one gets a folder of its
-    /// own, named after the link's target and the sequence number: two versions may have files of the same names.
+    /// Returns the options with which a torrent of the link is added. Each torrent after the first one gets a folder of
+    /// its own, named after the link's target and the sequence number: two versions may have files of the same names.
     pub(super) fn options(&mut self, link: &MutableLink, seq: i64) -> AddOptions {
         if let Some(first) = self.first.take() {
             return *first;

@@ -81,8 +81,8 @@ pub(super) fn add_torrents(
 }
 
 impl TorrentAdder<'_, '_> {
-    /// Decides on an add, or lets it wait for the end of the listed torrent. `will_end` returns whether a torrent's stop
-    /// or removal will begin in this tick.
+    /// Decides on an add, or lets it wait for the end of the listed torrent. `will_end` returns whether a torrent's
+    /// stop or removal will begin in this tick.
     fn add_or_join(&mut self, command: AddTorrent, adds: &mut Adds, will_end: impl Fn(&Self, InfoHash) -> bool) {
         let Some(entity) = self.find(&command.source.hashes()) else {
             let entity = self.add(&command.source, &command.options, command.is_resumed, None);
@@ -259,8 +259,8 @@ impl TorrentAdder<'_, '_> {
     }
 }
 
-/// Returns the command for a torrent that is added as paused. It waits until it is decided whether the torrent may use its
-/// files.
+/// Returns the command for a torrent that is added as paused. It waits until it is decided whether the torrent may use
+/// its files.
 fn pause(torrent: InfoHash) -> PauseOrStart {
     let reply = Reply::ignored();
     PauseTorrent { torrent, reply }.into()

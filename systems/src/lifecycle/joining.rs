@@ -1,5 +1,5 @@
-//! Adds of torrents that are listed already. Such an add brings trackers and labels; a torrent without metadata takes its
-//! metadata and its options, and a failed torrent is tried again with its options.
+//! Adds of torrents that are listed already. Such an add brings trackers and labels; a torrent without metadata takes
+//! its metadata and its options, and a failed torrent is tried again with its options.
 
 use bevy_ecs::entity::EntityHashSet;
 use bevy_ecs::prelude::*;
@@ -29,8 +29,8 @@ pub(super) struct Joiner<'w, 's> {
     labels: Query<'w, 's, &'static Labels>,
 }
 
-/// Carries out adds of torrents that are listed already. A caller is answered at once if its add changes nothing that has
-/// to be saved, or else when that is durable.
+/// Carries out adds of torrents that are listed already. A caller is answered at once if its add changes nothing that
+/// has to be saved, or else when that is durable.
 pub(super) fn join_listed(
     mut adds: ResMut<Adds>,
     mut joiner: Joiner,
@@ -93,8 +93,8 @@ impl ListedItem<'_, '_> {
 }
 
 impl Joiner<'_, '_> {
-    /// Gives a torrent the trackers that it does not have yet. A private torrent keeps its own (BEP 27). Returns whether
-    /// there are any.
+    /// Gives a torrent the trackers that it does not have yet. A private torrent keeps its own (BEP 27). Returns
+    /// whether there are any.
     fn give_trackers(&mut self, listed: &ListedItem<'_, '_>, has_metadata: bool, source: &TorrentSource) -> bool {
         let known = || self.trackers.iter_many(listed.tiers.0.iter()).flatten();
         let is_known = |url: &String| known().any(|tracker| *tracker.url == **url);

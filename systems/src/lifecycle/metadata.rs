@@ -53,7 +53,8 @@ pub(super) struct Completer<'w> {
     pub(super) save: MessageWriter<'w, SaveTorrent>,
 }
 
-/// Takes supplied metadata. A torrent fails if its metadata describes no torrent that this engine can use. Whether the torrent may use its files is decided when the files of all torrents are known.
+/// Takes supplied metadata. A torrent fails if its metadata describes no torrent that this engine can use. Whether the
+/// torrent may use its files is decided when the files of all torrents are known.
 pub(super) fn supply_metadata(
     mut commands: Commands,
     mut queue: ResMut<CommandQueue<SupplyMetadata>>,
@@ -129,8 +130,8 @@ impl ListedItem<'_, '_> {
 }
 
 impl Completer<'_> {
-    /// Gives a torrent its metadata, under the name that its files are to have. If the session is loaded and the torrent
-    /// runs, its files are opened next; otherwise when that is so.
+    /// Gives a torrent its metadata, under the name that its files are to have. If the session is loaded and the
+    /// torrent runs, its files are opened next; otherwise when that is so.
     pub(super) fn complete(
         &mut self,
         commands: &mut Commands,

@@ -1,10 +1,10 @@
 //! Moves of a torrent's files to another download folder.
 //!
-//! A move is a part of opening a torrent. The disk first checks that nothing is in the way. Then the torrent goes through the
-//! phases of a pause, in which its session records the move, and is opened again. While the session has a move, the opening
-//! continues it before it opens the files: the disk brings the files to the new place; the session names the new place; when
-//! that is durable, the disk deletes the old files. A pause, a stop or a kill leaves the record, and the next opening goes on
-//! where it says.
+//! A move is a part of opening a torrent. The disk first checks that nothing is in the way. Then the torrent goes
+//! through the phases of a pause, in which its session records the move, and is opened again. While the session has a
+//! move, the opening continues it before it opens the files: the disk brings the files to the new place; the session
+//! names the new place; when that is durable, the disk deletes the old files. A pause, a stop or a kill leaves the
+//! record, and the next opening goes on where it says.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -222,8 +222,8 @@ fn refusal(name: &Arc<str>, error: &DiskError) -> MoveError {
 }
 
 impl CheckedItem<'_, '_> {
-    /// Returns the reason why the files cannot be moved to a folder: it lies in their own, or another torrent uses files of
-    /// these names. If the files `are_there` already, they have to be.
+    /// Returns the reason why the files cannot be moved to a folder: it lies in their own, or another torrent uses
+    /// files of these names. If the files `are_there` already, they have to be.
     fn obstacle(&self, found: &FoundFiles, are_there: bool, registry: &FileRegistry) -> Option<MoveError> {
         let files = self.content.0.info.files.files();
         let name = || self.torrent.name.clone();
@@ -252,8 +252,8 @@ impl CheckedItem<'_, '_> {
 }
 
 impl CheckedItem<'_, '_> {
-    /// Returns a file that the torrent has and that was not found with its length. Files that were written since the last
-    /// save are known by their pieces.
+    /// Returns a file that the torrent has and that was not found with its length. Files that were written since the
+    /// last save are known by their pieces.
     fn missing_file(&self, found: &FoundFiles) -> Option<PathBuf> {
         let info = &self.content.0.info;
         let whole = whole_files(&info.files, &info.geometry, self.have);
@@ -270,7 +270,8 @@ impl CheckedItem<'_, '_> {
 }
 
 impl ResumedItem<'_, '_> {
-    /// Continues the move that the session records, if there is one. The move of a torrent that is being removed is undone.
+    /// Continues the move that the session records, if there is one. The move of a torrent that is being removed is
+    /// undone.
     pub(super) fn continue_move(&mut self, entity: Entity, commands: &mut Commands, opener: &mut Opener) -> bool {
         let Some(content) = &self.content else { return false };
         if *self.desired == Desired::Remove {
@@ -443,8 +444,8 @@ impl MoveEffects<'_, '_> {
         self.open(torrent, resumed);
     }
 
-    /// Handles a step that failed. A move that could not bring the files to the new place is over; files that could not be
-    /// deleted are left behind.
+    /// Handles a step that failed. A move that could not bring the files to the new place is over; files that could not
+    /// be deleted are left behind.
     fn fail(&mut self, torrent: Entity, resumed: &mut ResumedItem<'_, '_>, error: &DiskError) {
         let Some(saved) = resumed.saved.state.moving() else {
             return;

@@ -23,8 +23,8 @@ pub(super) fn root_of(options: &AddOptions, settings: &Settings) -> Option<PathB
     }
 }
 
-/// Refuses folders and names that lead out of the download folder or would be changed, selections without a file, and labels
-/// that cannot be used.
+/// Refuses folders and names that lead out of the download folder or would be changed, selections without a file, and
+/// labels that cannot be used.
 pub(super) fn check(options: &AddOptions, source: &TorrentSource, labels: &LabelSettings) -> Result<(), AddError> {
     options.labels.check(labels.bounds())?;
     if let TorrentSource::Metainfo(metainfo) = source

@@ -196,8 +196,8 @@ impl Effects<'_> {
         (*torrent.desired == Desired::Run || torrent.is_paused()) && !is_closing
     }
 
-    /// Saves that a paused torrent is to run, also while it is checked and would be paused after that; tries a failed or
-    /// blocked one again.
+    /// Saves that a paused torrent is to run, also while it is checked and would be paused after that; tries a failed
+    /// or blocked one again.
     fn start(&mut self, torrent: &mut CommandedItem<'_, '_>, command: StartTorrent) {
         if !torrent.is_paused() && torrent.has_obstacle() {
             self.retrier.retry_now(torrent.entity);
@@ -212,7 +212,8 @@ impl Effects<'_> {
         self.starts.add(torrent, command.reply);
     }
 
-    /// Whether a check of all data can begin now, or is known to be running: a pause or start that began before is over.
+    /// Whether a check of all data can begin now, or is known to be running: a pause or start that began before is
+    /// over.
     fn may_recheck(&self, torrent: &CommandedItem<'_, '_>) -> bool {
         let is_pausing = self.stops.is_pausing(torrent.entity);
         self.stops.is_rechecking(torrent.entity) || (self.may_pause(torrent) && !is_pausing)

@@ -66,8 +66,8 @@ pub(super) struct Resumer<'w, 's> {
     adder: TorrentAdder<'w, 's>,
 }
 
-/// Loads the torrents that are to be resumed. A command for a torrent that is being stopped or paused waits until that is
-/// over.
+/// Loads the torrents that are to be resumed. A command for a torrent that is being stopped or paused waits until that
+/// is over.
 pub(super) fn load_resumed(mut queue: ResMut<CommandQueue<ResumeTorrent>>, adds: Res<Adds>, mut resumer: Resumer) {
     let free = LOADED_AT_ONCE.saturating_sub(resumer.loading.len());
     for torrent in resumer.all.take_found(free) {

@@ -46,8 +46,8 @@ pub(super) struct Startable {
     state: &'static mut SessionState,
 }
 
-/// Opens the torrents whose start is saved, and answers the callers. If the session cannot be written, the torrent stays
-/// paused. A torrent that is being checked, and would be paused after that, is open already.
+/// Opens the torrents whose start is saved, and answers the callers. If the session cannot be written, the torrent
+/// stays paused. A torrent that is being checked, and would be paused after that, is open already.
 pub(super) fn settle_starts(
     mut commands: Commands,
     mut written: MessageReader<SessionWritten>,

@@ -33,7 +33,8 @@ pub(super) struct StopsInOrder {
     pub(super) all: Vec<StopReply>,
     /// The first session that could not be saved since a caller requested a stop of all torrents.
     pub(super) first_error: Option<StopError>,
-    /// Torrents whose pause or check begins in this tick, or whose stop or removal was requested when their pause was almost over.
+    /// Torrents whose pause or check begins in this tick, or whose stop or removal was requested when their pause was
+    /// almost over.
     pub(super) wanted: Vec<Entity>,
 }
 

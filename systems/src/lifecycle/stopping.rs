@@ -3,7 +3,8 @@
 //! Order on the wire: no more requests; cancel, not-interested and choke to every peer, then the close; then `stopped`
 //! to the trackers; then the session; then the files are closed, the torrent is gone, and the callers get their
 //! answers. Removing works the same way, with the session deleted instead of saved. A pause works the same way too, but
-//! the torrent stays listed, as paused, or is opened again to check all of its data. The work of each phase is done by its participants (`stop_participants`).
+//! the torrent stays listed, as paused, or is opened again to check all of its data. The work of each phase is done by
+//! its participants (`stop_participants`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,8 +34,9 @@ use crate::ownership::{FileRegistry, whole_files};
 use crate::sessions::SessionState;
 use crate::stop_participants::{Ending, StopParticipants};
 
-/// Time for saving the sessions of a pause or of a user's stop, and for deleting the files of a removed torrent, unless the
-/// program is ending. A pause or stop of all torrents saves thousands of sessions, and a torrent may have 100 000 files.
+/// Time for saving the sessions of a pause or of a user's stop, and for deleting the files of a removed torrent, unless
+/// the program is ending. A pause or stop of all torrents saves thousands of sessions, and a torrent may have 100 000
+/// files.
 const UNHURRIED_LIMIT: Duration = Duration::from_secs(60);
 
 /// Begins requested stops, and changes the ending of torrents whose stop is running.
@@ -307,9 +309,9 @@ impl StopParams<'_, '_> {
         Step::End
     }
 
-    /// Keeps a torrent that was to be removed with its data, while the volume of the data is not there. A running torrent
-    /// waits for the volume; a paused one stays paused, and a stopped one, or one that was not listed before, leaves the
-    /// list.
+    /// Keeps a torrent that was to be removed with its data, while the volume of the data is not there. A running
+    /// torrent waits for the volume; a paused one stays paused, and a stopped one, or one that was not listed before,
+    /// leaves the list.
     fn keep_removed(&mut self, stopped: &mut StoppedItem<'_, '_>, waiters: Waiters, reason: &Arc<str>) {
         let (torrent, id) = (stopped.entity, stopped.torrent.id());
         tracing::warn!(torrent = %stopped.torrent.label(), "not removed: {reason}");
@@ -403,8 +405,8 @@ impl StopParams<'_, '_> {
         self.changed.add(stopped.entity);
     }
 
-    /// Opens a torrent again whose files were closed to check all data or to be moved. If it was paused, it is paused after
-    /// that.
+    /// Opens a torrent again whose files were closed to check all data or to be moved. If it was paused, it is paused
+    /// after that.
     fn open_again(&mut self, stopped: &mut StoppedItem<'_, '_>) {
         self.keep_paused(stopped);
         *stopped.desired = Desired::Run;

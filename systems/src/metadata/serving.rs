@@ -33,8 +33,8 @@ const BURST_S: u64 = 4;
 #[derive(Resource, Debug, Default)]
 pub(crate) struct MetadataServer {
     peers: EntityHashMap<Requested>,
-    /// The peers with requests, in turn, except those whose outboxes are full. No [`WorkList`]: a peer that the rate did
-    /// not reach keeps the first place.
+    /// The peers with requests, in turn, except those whose outboxes are full. No [`WorkList`]: a peer that the rate
+    /// did not reach keeps the first place.
     ///
     /// [`WorkList`]: ecs_torrent_components::work_list::WorkList
     turns: VecDeque<Entity>,

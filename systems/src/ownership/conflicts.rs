@@ -122,8 +122,8 @@ mod tests {
         Metainfo::parse(&Bytes::from(bytes), &MetainfoLimits::default()).unwrap()
     }
 
-    /// Whether `added` may read the files of a running torrent in the same folder, which lacks some pieces. Files without
-    /// bytes are not there.
+    /// Whether `added` may read the files of a running torrent in the same folder, which lacks some pieces. Files
+    /// without bytes are not there.
     fn may_share(running: &Metainfo, lacking: &[u32], added: &Metainfo) -> bool {
         let keys = FolderKeys::new(Path::new("/downloads"));
         let mut registry = FileRegistry::default();

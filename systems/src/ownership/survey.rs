@@ -1,4 +1,5 @@
-//! Survey of stopped torrents: reads their names and files from the state folder before the first new torrent is decided on.
+//! Survey of stopped torrents: reads their names and files from the state folder before the first new torrent is
+//! decided on.
 
 use std::path::{Path, PathBuf};
 

@@ -24,8 +24,8 @@ const SLOW_FACTOR: u32 = 2;
 /// Minimum time for which a peer keeps an exclusive piece, because its blocks are dropped when it loses the piece.
 const LEAST_HOLD: Duration = Duration::from_secs(1);
 
-/// A peer that takes this many times longer for a block than the fastest one leaves urgent pieces to others. The times of
-/// equal peers differ by less.
+/// A peer that takes this many times longer for a block than the fastest one leaves urgent pieces to others. The times
+/// of equal peers differ by less.
 const MUCH_SLOWER: u32 = 4;
 
 /// Time before its deadline from which on a piece is due.
@@ -232,8 +232,8 @@ where
         choice
     }
 
-    /// Picks a block of the pieces that readers need, in the order of their deadlines. Blocks of a piece that is due are
-    /// also requested from a second peer, if the first one is slow. Returns false if nothing is picked.
+    /// Picks a block of the pieces that readers need, in the order of their deadlines. Blocks of a piece that is due
+    /// are also requested from a second peer, if the first one is slow. Returns false if nothing is picked.
     fn for_readers(&self, deadlines: &PieceDeadlines, choice: &mut Choice) -> bool {
         let (now, order) = (self.torrent.now, self.torrent.order);
         for (due, index) in deadlines.iter() {
@@ -438,8 +438,8 @@ where
         None
     }
 
-    /// Most requests outstanding to the peer, if it is asked for blocks that other peers owe: a peer earns each one with
-    /// a block that it has sent.
+    /// Most requests outstanding to the peer, if it is asked for blocks that other peers owe: a peer earns each one
+    /// with a block that it has sent.
     fn endgame_depth(&self) -> usize {
         let earned = usize::try_from(self.peer.requests.answered_count()).unwrap_or(usize::MAX);
         earned.clamp(1, ENDGAME_DEPTH)

@@ -114,8 +114,8 @@ fn set_priorities(
     }
 }
 
-/// Applies new priorities to the picker, and drops the pieces in flight that are no longer wanted. Pieces that are being
-/// hashed or written are finished.
+/// Applies new priorities to the picker, and drops the pieces in flight that are no longer wanted. Pieces that are
+/// being hashed or written are finished.
 pub(super) fn follow_wanted(
     mut changed: MessageReader<WantedChanged>,
     mut random: ResMut<Random>,

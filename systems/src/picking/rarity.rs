@@ -1,5 +1,5 @@
-//! The order in which pieces are begun: by priority, then rarest first, with ties broken at random; or by priority, then
-//! in the order of the files.
+//! The order in which pieces are begun: by priority, then rarest first, with ties broken at random; or by priority,
+//! then in the order of the files.
 
 use std::collections::BTreeMap;
 
@@ -27,8 +27,8 @@ pub fn priority_of(file: FilePriority) -> Priority {
     }
 }
 
-/// Returns the priority of a piece, as a user's choice of files determines it. The ends of files come before other pieces
-/// of files with the same priority.
+/// Returns the priority of a piece, as a user's choice of files determines it. The ends of files come before other
+/// pieces of files with the same priority.
 #[must_use]
 pub fn priority_in(wanted: &WantedPieces, piece: u32) -> Priority {
     let priority = priority_of(wanted.priority(piece));
@@ -128,8 +128,8 @@ impl RarityOrder {
         self.complete_peer_count.saturating_add_signed(single)
     }
 
-    /// Returns the number of copies that the peers have together: those of the rarest piece, and as the fraction the share
-    /// of pieces that more peers have. Takes time in proportion to the number of pieces.
+    /// Returns the number of copies that the peers have together: those of the rarest piece, and as the fraction the
+    /// share of pieces that more peers have. Takes time in proportion to the number of pieces.
     #[must_use]
     pub fn copies(&self) -> f64 {
         let fewest = self
@@ -206,9 +206,9 @@ impl RarityOrder {
     /// priority 0 is not picked, and a torrent without it stays incomplete. Blocks that are requested already are not
     /// affected.
     ///
-    /// `is_missing` says whether the piece is missing and not in flight, so that it can be picked. A piece in flight has
-    /// the priority when it is put back. Peers that wait because there was nothing to pick learn of a raised piece by
-    /// [`Supply::offer`](super::Supply::offer).
+    /// `is_missing` says whether the piece is missing and not in flight, so that it can be picked. A piece in flight
+    /// has the priority when it is put back. Peers that wait because there was nothing to pick learn of a raised piece
+    /// by [`Supply::offer`](super::Supply::offer).
     ///
     /// ```
     /// use ecs_torrent_components::peer::PeerPieces;
@@ -291,8 +291,8 @@ impl RarityOrder {
     }
 
     /// Picks the next piece for a peer that has `pieces`, among the pieces that `accepts` allows. Among equally good
-    /// pieces, the first one in `preferred` wins; otherwise the choice is arbitrary. In a sequential order the lowest piece
-    /// of the highest priority is picked.
+    /// pieces, the first one in `preferred` wins; otherwise the choice is arbitrary. In a sequential order the lowest
+    /// piece of the highest priority is picked.
     pub fn pick(
         &self,
         pieces: &PeerPieces,

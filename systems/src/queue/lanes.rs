@@ -74,8 +74,8 @@ impl Lane {
         !self.slow.is_empty()
     }
 
-    /// Makes torrents run and wait until those run that come first: at most `most_counted` that count, and at most `most`
-    /// in all. Returns the changes in their order: torrents with their new class.
+    /// Makes torrents run and wait until those run that come first: at most `most_counted` that count, and at most
+    /// `most` in all. Returns the changes in their order: torrents with their new class.
     pub(super) fn settle(&mut self, most_counted: usize, most: usize) -> Vec<(Place, Class)> {
         let most_counted = most_counted.saturating_sub(self.forced.len());
         let most = most.saturating_sub(self.forced.len());

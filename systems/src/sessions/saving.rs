@@ -278,8 +278,8 @@ impl SessionWriter<'_, '_> {
         self.submit(saved, session);
     }
 
-    /// Submits a session with the current trackers and the current state of the files: files created since the save began
-    /// belong to the torrent.
+    /// Submits a session with the current trackers and the current state of the files: files created since the save
+    /// began belong to the torrent.
     fn submit(&mut self, saved: &mut SavedItem<'_, '_>, mut session: Box<Session>) {
         if let Some((Layout(geometry), content, _)) = saved.known {
             let have = session.have.to_set(session.pieces).unwrap_or_default();
@@ -533,8 +533,8 @@ pub(super) fn collect_synced(
 }
 
 impl SessionWriter<'_, '_> {
-    /// Updates a session by the stamps of its torrent's synced files. Returns the torrent's failure if somebody else has
-    /// changed one of them.
+    /// Updates a session by the stamps of its torrent's synced files. Returns the torrent's failure if somebody else
+    /// has changed one of them.
     fn apply_synced(
         &mut self,
         saved: &mut SavedItem<'_, '_>,
@@ -611,8 +611,8 @@ fn forget_pieces(session: &mut Session, pieces: impl Iterator<Item = u32> + Clon
         .retain(|partial| !pieces.clone().any(|piece| piece == partial.piece));
 }
 
-/// Returns the length that a file must have for the held pieces: a truncated file is not trusted. The bytes of a parted file
-/// in border pieces are elsewhere.
+/// Returns the length that a file must have for the held pieces: a truncated file is not trusted. The bytes of a parted
+/// file in border pieces are elsewhere.
 fn least_len(file: &FileEntry, geometry: &Geometry, have: &Bitfield, is_parted: bool) -> u64 {
     let borders = || border_pieces(file, geometry.piece_length().into(), geometry.total_size());
     let is_here = |piece: u32| !is_parted || !borders().any(|border| border == piece);

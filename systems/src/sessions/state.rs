@@ -98,7 +98,8 @@ pub(crate) struct SessionState {
     pub(super) is_closed: bool,
     /// The session that was loaded, until the held pieces are known.
     pub(super) loaded: Option<Box<Session>>,
-    /// The session in the state folder is damaged, and no other one has replaced it yet. `loaded` is what was recovered.
+    /// The session in the state folder is damaged, and no other one has replaced it yet. `loaded` is what was
+    /// recovered.
     pub(super) is_damaged: bool,
 }
 
@@ -367,8 +368,8 @@ impl SessionState {
         }
     }
 
-    /// Returns the volume on which the files should be. Its identity matters only for a torrent that has data: any other
-    /// may use whatever volume is mounted there.
+    /// Returns the volume on which the files should be. Its identity matters only for a torrent that has data: any
+    /// other may use whatever volume is mounted there.
     pub(crate) fn expected_volume(&self, session: Option<&Session>) -> Option<Volume> {
         let mount_point = session?.volume.clone()?;
         let has_data = self.has_written || session.is_some_and(Session::has_data);
@@ -380,8 +381,8 @@ impl SessionState {
         })
     }
 
-    /// Records how the files were found. Missing files that are wanted will be created if `may_create`; the session must
-    /// say so first.
+    /// Records how the files were found. Missing files that are wanted will be created if `may_create`; the session
+    /// must say so first.
     pub(crate) fn record_found(
         &mut self,
         found: FoundFiles,
@@ -444,8 +445,8 @@ impl SessionState {
         is_created || stamps.is_some_and(|stamps| stamps.get(index).copied().flatten().is_some())
     }
 
-    /// Records new priorities, before they are saved. The bytes of a file that was skipped may be in the part file, and a
-    /// file that is wanted now may be created when the session says so.
+    /// Records new priorities, before they are saved. The bytes of a file that was skipped may be in the part file, and
+    /// a file that is wanted now may be created when the session says so.
     pub(crate) fn record_choice(
         &mut self,
         (before, after): (&FileChoice, &FileChoice),
@@ -614,8 +615,8 @@ impl SessionState {
         self.record_addition();
     }
 
-    /// Records that the files are at the new place of a move. Those that were in `old_root` are to be deleted when this is
-    /// durable.
+    /// Records that the files are at the new place of a move. Those that were in `old_root` are to be deleted when this
+    /// is durable.
     pub(crate) fn switch_to_moved(&mut self, old_root: &Path, new_root: &Path, found: FoundFiles) {
         let loaded = self.loaded.as_deref();
         let volume = self.volume.as_deref();
@@ -662,7 +663,8 @@ impl SessionState {
         self.record_addition();
     }
 
-    /// Records that the files are in another folder, on whatever volume is there. What is known about the files still holds.
+    /// Records that the files are in another folder, on whatever volume is there. What is known about the files still
+    /// holds.
     pub(crate) fn relocate(&mut self, root: &Path) {
         (self.volume, self.resolved, self.folders) = (None, None, None);
         if let Some(loaded) = &mut self.loaded {
@@ -738,8 +740,8 @@ impl SessionState {
         self.intent.is_paused
     }
 
-    /// Keeps the torrent stopped in everything that is saved of it: it is listed only to be removed, and a removal may be
-    /// refused.
+    /// Keeps the torrent stopped in everything that is saved of it: it is listed only to be removed, and a removal may
+    /// be refused.
     pub(crate) fn keep_stopped(&mut self) {
         self.intent.is_stopped = true;
     }

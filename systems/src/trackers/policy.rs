@@ -179,8 +179,8 @@ pub(super) struct Extender<'w, 's> {
 }
 
 impl Extender<'_, '_> {
-    /// Adds the chains that new trackers form, removes those that no tracker forms any more, and announces at once where
-    /// no tracker of a chain is in use. A torrent that does not run announces when it begins to.
+    /// Adds the chains that new trackers form, removes those that no tracker forms any more, and announces at once
+    /// where no tracker of a chain is in use. A torrent that does not run announces when it begins to.
     pub(super) fn extend(&mut self, torrent: Entity, tiers: &TrackerTiers, is_in_use: impl Fn(Entity, Family) -> bool) {
         let Ok(mut announcer) = self.announcers.get_mut(torrent) else {
             return;

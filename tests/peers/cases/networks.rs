@@ -59,7 +59,8 @@ pub fn cases() -> Vec<Case> {
             needs: &[Libtorrent],
             run: |lab| {
                 let share = small(lab, "swarm.bin");
-                // It downloads too slowly to serve the others, and is not complete before they are, so it keeps the seed.
+                // It downloads too slowly to serve the others, and is not complete before they are, so it keeps the
+                // seed.
                 let hub = ours::Ours::join_slowly(&share.torrent, &lab.folder("hub"), lab.address(), "10KiB");
                 let known = [hub.address()];
                 let seeder = libtorrent::Libtorrent::seed(&share.torrent, &share.origin, lab.address(), &known);

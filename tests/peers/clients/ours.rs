@@ -86,8 +86,8 @@ impl Ours {
         this
     }
 
-    /// Seeds the data in `folder`, and finds peers by the DHT only, which it enters by this node. Returns when a node stores
-    /// our address.
+    /// Seeds the data in `folder`, and finds peers by the DHT only, which it enters by this node. Returns when a node
+    /// stores our address.
     pub fn seed_by_dht(torrent: &Path, folder: &Path, ip: IpAddr, node: SocketAddr) -> Self {
         let arguments = vec![
             "seed".into(),

@@ -22,8 +22,8 @@ impl Transmission {
         Self::with(lab, Some(torrent), folder, ip, &[])
     }
 
-    /// Like [`Transmission::start`], but finds peers by the DHT only, of which it knows these nodes. It begins to search when
-    /// nine have answered, one every two seconds.
+    /// Like [`Transmission::start`], but finds peers by the DHT only, of which it knows these nodes. It begins to
+    /// search when nine have answered, one every two seconds.
     pub fn start_by_dht(lab: &Lab, torrent: &Path, folder: &Path, ip: IpAddr, nodes: &[SocketAddr]) -> Self {
         Self::with(lab, Some(torrent), folder, ip, nodes)
     }

@@ -10,7 +10,8 @@ use ecs_torrent::systems::readers::READS;
 use super::*;
 use crate::readers::{Bed, megabits};
 
-/// Reads the beginning of a file with a broken engine, and some more of it a while later. Returns what the simulator finds.
+/// Reads the beginning of a file with a broken engine, and some more of it a while later. Returns what the simulator
+/// finds.
 fn violations<M>(mutant: impl IntoScheduleConfigs<ScheduleSystem, M>) -> Vec<Violation> {
     let content = NewContent {
         len: 16 << 20,

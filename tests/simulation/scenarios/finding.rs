@@ -45,8 +45,8 @@ fn with_hostile_nodes(dice: &mut Dice, mut scenario: Scenario, honest: &[Who]) -
     scenario.with_dht(honest.iter().copied().chain([Who::HostileNode(0)]))
 }
 
-/// A private torrent with a tracker, while the same engines exchange public ones by every other means. Outsiders that know
-/// the private torrent's info-hash search for it in the DHT and in the local network.
+/// A private torrent with a tracker, while the same engines exchange public ones by every other means. Outsiders that
+/// know the private torrent's info-hash search for it in the DHT and in the local network.
 pub fn private_beside_public(dice: &mut Dice) -> Scenario {
     let count = dice.within(2, 6);
     let torrent = NewContent {
@@ -98,8 +98,8 @@ pub fn after_the_tracker(dice: &mut Dice) -> Scenario {
     scenario
 }
 
-/// The metadata has several pieces. Most peers that offer it send wrong bytes, lie about its size, refuse to send it, or
-/// never answer.
+/// The metadata has several pieces. Most peers that offer it send wrong bytes, lie about its size, refuse to send it,
+/// or never answer.
 pub fn hostile_metadata(dice: &mut Dice) -> Scenario {
     let count = dice.within(2, 6);
     let torrent = NewContent {

@@ -1,7 +1,7 @@
 //! A plugin that keeps a diary of each torrent and stops a torrent at a share ratio.
 //!
-//! Uses only the public interface of ecs-torrent. The package depends on nothing else. The other modules are the examples
-//! of the plugin guide, `ecs_torrent::guide`.
+//! Uses only the public interface of ecs-torrent. The package depends on nothing else. The other modules are the
+//! examples of the plugin guide, `ecs_torrent::guide`.
 
 use ecs_torrent::prelude::*;
 

@@ -61,8 +61,8 @@ fn game() -> App {
     app
 }
 
-/// The engine downloads beside the frames of the game, and stops in order when the game exits: the session says that the
-/// torrent is complete, so that the next run has nothing to download.
+/// The engine downloads beside the frames of the game, and stops in order when the game exits: the session says that
+/// the torrent is complete, so that the next run has nothing to download.
 #[test]
 fn a_game_downloads_its_assets() {
     let swarm = Swarm::new(500_000);

@@ -10,7 +10,8 @@ use rand::Rng;
 use crate::hash::{InfoHash, InfoHashError};
 use crate::prefix::is_local;
 
-/// The id of a node, or a key: info-hashes and the targets of items share the ids' space of 160 bits (BEP 5, "Overview").
+/// The id of a node, or a key: info-hashes and the targets of items share the ids' space of 160 bits (BEP 5,
+/// "Overview").
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub [u8; 20]);
 
@@ -31,8 +32,8 @@ impl NodeId {
         Self::variant_for(ip, None, rng)
     }
 
-    /// Like [`NodeId::random_for`]. The ids of two variants, numbers modulo 8, are far apart, so that several nodes behind
-    /// one address have different neighbors (BEP 45).
+    /// Like [`NodeId::random_for`]. The ids of two variants, numbers modulo 8, are far apart, so that several nodes
+    /// behind one address have different neighbors (BEP 45).
     pub fn variant_for(ip: IpAddr, variant: Option<u8>, rng: &mut impl Rng) -> Self {
         let mut id = Self::random(rng);
         if let Some(variant) = variant {

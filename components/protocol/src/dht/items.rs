@@ -52,8 +52,8 @@ impl Proof {
 }
 
 impl Item {
-    /// Takes an item from a message, if it belongs to `target` (BEP 44, "Signature Verification"): its hash, or the hash
-    /// of key and salt, is the target, and the signature is valid.
+    /// Takes an item from a message, if it belongs to `target` (BEP 44, "Signature Verification"): its hash, or the
+    /// hash of key and salt, is the target, and the signature is valid.
     #[must_use]
     pub fn verified(target: NodeId, value: &[u8], signed: Option<Signed<'_>>, salt: &[u8]) -> Option<Self> {
         let is_valid = match signed {
@@ -226,7 +226,8 @@ impl ItemStore {
         self.items.is_empty()
     }
 
-    /// Forgets the items that nobody has published for [`ITEM_LIFETIME`]. Visits all items; a call per minute is enough.
+    /// Forgets the items that nobody has published for [`ITEM_LIFETIME`]. Visits all items; a call per minute is
+    /// enough.
     pub fn expire(&mut self, now: Timestamp) {
         let old = self
             .items

@@ -7,13 +7,14 @@ use std::time::Duration;
 use crate::prefix::site;
 use crate::time::Timestamp;
 
-/// Default of how many times larger an answer to an unverified address may be than its question. A list of eight nodes is
-/// 3.2 times as large as the query for it. An attacker who forges the address of a victim gains no more than this. With
-/// less, networks in which all nodes have the default lose what is announced in them (ARCHITECTURE.md, "Strangers").
+/// Default of how many times larger an answer to an unverified address may be than its question. A list of eight nodes
+/// is 3.2 times as large as the query for it. An attacker who forges the address of a victim gains no more than this.
+/// With less, networks in which all nodes have the default lose what is announced in them (ARCHITECTURE.md,
+/// "Strangers").
 pub const MAX_AMPLIFICATION: usize = 4;
 
-/// Returns the maximum size of the answer to a question of `question` bytes. `amplification` is the limit for an address
-/// that has not proved to receive datagrams; `None` for one that has.
+/// Returns the maximum size of the answer to a question of `question` bytes. `amplification` is the limit for an
+/// address that has not proved to receive datagrams; `None` for one that has.
 #[must_use]
 pub fn max_answer(question: usize, amplification: Option<usize>) -> usize {
     let limit = super::krpc::MAX_SENT;

@@ -151,9 +151,9 @@ impl Lookup {
         }
     }
 
-    /// Processes an answer. Returns false if its content must not be used: nobody asked, or the node has another id than
-    /// the one it was listed by, which liars choose close to the target. A node that has restarted or moved has another
-    /// id too; it is believed if the id is bound to its address.
+    /// Processes an answer. Returns false if its content must not be used: nobody asked, or the node has another id
+    /// than the one it was listed by, which liars choose close to the target. A node that has restarted or moved has
+    /// another id too; it is believed if the id is bound to its address.
     pub fn on_reply(&mut self, address: SocketAddr, id: NodeId, token: Option<&[u8]>) -> bool {
         let target = self.target;
         let Some(candidate) = self.outstanding(address) else {
@@ -267,8 +267,8 @@ impl Lookup {
         !self.enforces_ids || candidate.id.is_some_and(|id| id.fits(candidate.address.ip()))
     }
 
-    /// The closest fresh candidate that may be asked, unless the closest nodes have all answered, been asked, or have to
-    /// wait.
+    /// The closest fresh candidate that may be asked, unless the closest nodes have all answered, been asked, or have
+    /// to wait.
     fn next_fresh(&self, mut may_query: impl FnMut(SocketAddr) -> bool) -> Option<usize> {
         let mut busy = 0;
         for (index, candidate) in self.candidates.iter().enumerate() {

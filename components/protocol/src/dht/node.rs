@@ -65,11 +65,11 @@ pub struct NodeSettings {
     pub queries_to_host_per_s: u32,
     /// Maximum number of hosts whose queries are counted, in each direction.
     pub max_hosts: usize,
-    /// Bytes per second of all answers: a quarter is for hosts that have proved their address, a sixteenth for answers to
-    /// pings, and the rest for all.
+    /// Bytes per second of all answers: a quarter is for hosts that have proved their address, a sixteenth for answers
+    /// to pings, and the rest for all.
     pub answer_bytes_per_s: u32,
-    /// How many times larger than its question an answer may be, if the address of the question has not proved to receive
-    /// datagrams.
+    /// How many times larger than its question an answer may be, if the address of the question has not proved to
+    /// receive datagrams.
     pub max_amplification: usize,
     /// Bytes per second of such answers that are larger: items and filters.
     pub large_answer_bytes_per_s: u32,
@@ -112,8 +112,8 @@ impl Default for NodeSettings {
 }
 
 impl NodeSettings {
-    /// Queries that a host gets at once: in any ten seconds 50 at the default rate. libtorrent ignores a host that sends
-    /// more.
+    /// Queries that a host gets at once: in any ten seconds 50 at the default rate. libtorrent ignores a host that
+    /// sends more.
     fn host_query_burst(&self) -> u32 {
         (self.queries_to_host_per_s.saturating_mul(5) / 2).max(4)
     }

@@ -136,8 +136,9 @@ impl PeerStore {
             }
     }
 
-    /// Stores a peer, or renews it. Its torrent may take the place of the torrent that is farthest from our own id. In a full
-    /// store, the peer takes the oldest place of the host that has most, or one of a torrent that is farther from our id.
+    /// Stores a peer, or renews it. Its torrent may take the place of the torrent that is farthest from our own id. In
+    /// a full store, the peer takes the oldest place of the host that has most, or one of a torrent that is farther
+    /// from our id.
     ///
     /// # Errors
     /// Returns an error if there is no place.
@@ -262,8 +263,8 @@ impl PeerStore {
         (farthest.distance(own_id) > info_hash.distance(own_id)).then_some(farthest)
     }
 
-    /// The place that a peer at `ip` may take in a full store: one of a host that has more places than the peer's own, so
-    /// that all hosts end with as many, or else one of a torrent farther from our id.
+    /// The place that a peer at `ip` may take in a full store: one of a host that has more places than the peer's own,
+    /// so that all hosts end with as many, or else one of a torrent farther from our id.
     fn least_needed(&self, info_hash: NodeId, ip: IpAddr, own_id: NodeId) -> Option<Place> {
         let (count, place) = self.hosts.greatest()?;
         if count > self.hosts.count(ip) + 1 {

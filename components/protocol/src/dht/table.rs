@@ -111,7 +111,8 @@ pub struct TableStats {
 #[derive(Debug, Clone)]
 pub struct Table {
     id: NodeId,
-    /// Bucket `i` covers the ids that share exactly `i` leading bits with ours; the last one covers all that share more.
+    /// Bucket `i` covers the ids that share exactly `i` leading bits with ours; the last one covers all that share
+    /// more.
     buckets: Vec<Bucket>,
 }
 

@@ -10,8 +10,8 @@ use siphasher::sip::SipHasher24;
 use super::id::NodeId;
 use crate::time::Timestamp;
 
-/// Time between two secrets. A token is valid for one to two such periods (BEP 5: new secrets every five minutes, tokens
-/// up to ten minutes old are accepted).
+/// Time between two secrets. A token is valid for one to two such periods (BEP 5: new secrets every five minutes,
+/// tokens up to ten minutes old are accepted).
 pub const ROTATION: Duration = Duration::from_secs(300);
 
 /// A token.
@@ -19,8 +19,8 @@ pub type Token = [u8; 8];
 
 /// The secrets that make and check tokens.
 ///
-/// A token is a keyed hash of the asking IP address, the key that was asked for, and a secret. It needs no memory, is of
-/// no use for another address or another key, and cannot be computed from other tokens.
+/// A token is a keyed hash of the asking IP address, the key that was asked for, and a secret. It needs no memory, is
+/// of no use for another address or another key, and cannot be computed from other tokens.
 #[derive(Debug, Clone)]
 pub struct Tokens {
     secret: [u8; 16],

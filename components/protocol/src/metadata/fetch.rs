@@ -21,8 +21,8 @@ const MAX_SUSPECTS: usize = 2048;
 pub const LATE: u32 = 5;
 
 /// Time after which an attempt with all peers of a size, or with one peer, gives way to others that wait, and the
-/// additional time for each received piece: an attempt that is faster than 64 KiB/s keeps its place. All are multiplied by
-/// the number of the turn.
+/// additional time for each received piece: an attempt that is faster than 64 KiB/s keeps its place. All are multiplied
+/// by the number of the turn.
 const TURN: Duration = Duration::from_secs(10);
 const TURN_OF_ONE: Duration = Duration::from_secs(3);
 const TURN_PER_PIECE: Duration = Duration::from_millis(250);
@@ -34,8 +34,8 @@ pub struct FetchLimits {
     pub max_bytes: u32,
     /// Maximum number of outstanding requests to one peer.
     pub max_requests: usize,
-    /// Time without a piece from a peer after which its requests are sent to another peer too. A piece that has not come
-    /// after [`LATE`] times as long is requested of another peer even if its own peer sends others.
+    /// Time without a piece from a peer after which its requests are sent to another peer too. A piece that has not
+    /// come after [`LATE`] times as long is requested of another peer even if its own peer sends others.
     pub timeout: Duration,
     /// Time for which a peer that rejects a request, or lets one time out, is asked for nothing.
     pub rest: Duration,
@@ -55,11 +55,11 @@ impl Default for FetchLimits {
 
 /// The fetch of one info dictionary. `P` identifies a peer, also after it has disconnected.
 ///
-/// Peers may claim different sizes, so that there is an assembly for each of some sizes at a time; those that most peers
-/// claim come first. An attempt that takes long gives way to a size that waits, and its peers wait until all others had
-/// a turn. A dictionary with the wrong hash from one peer alone shows that this peer lies. One from several peers is
-/// fetched again from each peer alone: from as many at a time as the memory allows, the fastest first, the others in
-/// turns. Once the right bytes are known, they show which peers sent wrong ones.
+/// Peers may claim different sizes, so that there is an assembly for each of some sizes at a time; those that most
+/// peers claim come first. An attempt that takes long gives way to a size that waits, and its peers wait until all
+/// others had a turn. A dictionary with the wrong hash from one peer alone shows that this peer lies. One from several
+/// peers is fetched again from each peer alone: from as many at a time as the memory allows, the fastest first, the
+/// others in turns. Once the right bytes are known, they show which peers sent wrong ones.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -261,8 +261,8 @@ impl<P: Copy + Eq> Fetch<P> {
         self.sources.iter().any(|source| source.peer == peer)
     }
 
-    /// Returns the pieces that are there and all pieces, of the size that is nearest to its end. `None` while no size is
-    /// claimed.
+    /// Returns the pieces that are there and all pieces, of the size that is nearest to its end. `None` while no size
+    /// is claimed.
     #[must_use]
     pub fn progress(&self) -> Option<(u32, u32)> {
         let attempts = self.attempts.iter().map(|attempt| &attempt.assembly);

@@ -19,8 +19,8 @@ const TREE: &str = "file tree";
 const LAYERS: &str = "piece layers";
 
 /// Checks that `files`, read from the v1 half, equal those of the v2 half in name, length, order and padding, and that
-/// the roots and layers of v2 are well-formed. The layers are outside the info dictionary, so metadata from peers (BEP 9)
-/// comes without them; the v1 half does not need them.
+/// the roots and layers of v2 are well-formed. The layers are outside the info dictionary, so metadata from peers (BEP
+/// 9) comes without them; the v1 half does not need them.
 ///
 /// Reads the tree and each layer once, so that work is linear in the size of the torrent file.
 pub(super) fn check(root: &Fields<'_>, info: &Fields<'_>, files: &[FileEntry]) -> Result<(), MetainfoError> {

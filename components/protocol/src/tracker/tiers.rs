@@ -25,8 +25,8 @@ pub enum AnnounceReach {
 }
 
 impl<T: Copy + PartialEq> Tiers<T> {
-    /// Appends a tier, unless it is empty. `shuffle` puts it into a random order, as BEP 12 requires when a list is first
-    /// read.
+    /// Appends a tier, unless it is empty. `shuffle` puts it into a random order, as BEP 12 requires when a list is
+    /// first read.
     pub fn push(&mut self, mut tier: Vec<T>, shuffle: impl FnOnce(&mut [T])) {
         if !tier.is_empty() {
             shuffle(&mut tier);

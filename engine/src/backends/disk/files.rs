@@ -274,8 +274,8 @@ impl Files {
         known
     }
 
-    /// Whether a file carries the mark of this torrent, or a folder (where `index` is `None`) that of any torrent, or was
-    /// created in this run on a volume without marks.
+    /// Whether a file carries the mark of this torrent, or a folder (where `index` is `None`) that of any torrent, or
+    /// was created in this run on a volume without marks.
     pub(super) fn is_marked(&self, index: Option<usize>, file: &OwnedFd, status: &Status) -> bool {
         self.key_of(index).is_some_and(|key| {
             beneath::has_mark(file, &key.mark(index, status.id)) || self.shared.unmarked.contains(key, status.id)

@@ -125,8 +125,8 @@ impl Files {
         (moved, Ok(()))
     }
 
-    /// Copies the bytes of a file from the part file, and syncs the file. In a file of the user, the bytes of held pieces
-    /// are compared.
+    /// Copies the bytes of a file from the part file, and syncs the file. In a file of the user, the bytes of held
+    /// pieces are compared.
     fn move_part(&self, part: &OwnedFd, parts: &Parts, index: usize, needs: &FileNeeds) -> Result<()> {
         let root = self.created_folder()?;
         let mut parent = Parent::new(root.as_fd());

@@ -33,8 +33,8 @@ enum Target {
 
 impl Files {
     /// Creates files of length zero, which no write creates, and reserves space for the others on request. Files that
-    /// this torrent did not create are left unchanged. Takes over which files are wanted; returns the files whose bytes are
-    /// no longer in the part file alone.
+    /// this torrent did not create are left unchanged. Takes over which files are wanted; returns the files whose bytes
+    /// are no longer in the part file alone.
     ///
     /// # Errors
     /// If a file cannot be created, or there is no space to reserve.
@@ -153,8 +153,9 @@ impl Files {
         Ok(())
     }
 
-    /// Returns a file for writing, from the cache, opened or created below `parent`'s root. Checks that it is the same file as
-    /// before, and intact. A file that was created is to be recorded after its first use, whether that succeeds or not.
+    /// Returns a file for writing, from the cache, opened or created below `parent`'s root. Checks that it is the same
+    /// file as before, and intact. A file that was created is to be recorded after its first use, whether that succeeds
+    /// or not.
     fn target(&self, parent: &mut Parent<'_>, index: usize) -> Result<Target> {
         let known = self.ledger().known.get(&index).copied();
         if let (Some(known), Some(file)) = (known, self.shared.cache.get(self.key(index), true)) {

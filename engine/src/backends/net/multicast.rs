@@ -120,8 +120,8 @@ impl Link {
 }
 
 impl Groups {
-    /// Joins a group on interfaces that are new, and leaves it on those that are gone. Reading the interfaces may block,
-    /// so another thread does it.
+    /// Joins a group on interfaces that are new, and leaves it on those that are gone. Reading the interfaces may
+    /// block, so another thread does it.
     pub(super) fn join(&mut self, runtime: &Handle, shared: &Arc<Shared>, address: SocketAddr) {
         if !std::mem::replace(&mut self.is_watching, true) {
             runtime.spawn(watch(shared.clone()));

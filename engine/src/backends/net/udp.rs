@@ -28,14 +28,14 @@ const RUN_BYTES: usize = 1 << 16;
 const MAX_RUN: usize = 65_507;
 
 /// Pause of a socket that has received all that had arrived, and found nothing but messages of the DHT: for each of the
-/// messages, and at most. What arrives meanwhile waits in the socket, so that one call receives several messages and the
-/// engine ticks once for them. A message that comes alone is received at once. The answers of distant nodes take some
-/// hundred milliseconds anyway.
+/// messages, and at most. What arrives meanwhile waits in the socket, so that one call receives several messages and
+/// the engine ticks once for them. A message that comes alone is received at once. The answers of distant nodes take
+/// some hundred milliseconds anyway.
 const PAUSE_PER_MESSAGE: Duration = Duration::from_millis(2);
 const MAX_PAUSE: Duration = Duration::from_millis(10);
 
-/// Maximum number of datagrams that arrive in a pause, at the rate of the last one. A socket holds about 270 small ones by
-/// Linux' default, and loses what does not fit, whatever its kind.
+/// Maximum number of datagrams that arrive in a pause, at the rate of the last one. A socket holds about 270 small ones
+/// by Linux' default, and loses what does not fit, whatever its kind.
 const MAX_PER_PAUSE: u32 = 128;
 
 /// Time without pauses after a datagram of another kind. uTP measures delays, so its packets must not wait.
@@ -58,7 +58,8 @@ impl Udp {
         Ok(Self { socket, state, local })
     }
 
-    /// Registers the socket for readiness, until the returned handle is dropped. The handle has a descriptor of its own.
+    /// Registers the socket for readiness, until the returned handle is dropped. The handle has a descriptor of its
+    /// own.
     fn register(&self) -> io::Result<tokio::net::UdpSocket> {
         tokio::net::UdpSocket::from_std(self.socket.try_clone()?)
     }
@@ -152,8 +153,8 @@ impl Pauses {
     }
 }
 
-/// Puts the datagrams of one receive call into their rings, and wakes the engine once. Returns whether there was one that
-/// is no message of the DHT.
+/// Puts the datagrams of one receive call into their rings, and wakes the engine once. Returns whether there was one
+/// that is no message of the DHT.
 fn take_in(metas: &[RecvMeta], buffers: &[IoSliceMut<'_>], local: SocketAddr, shared: &Shared) -> bool {
     let (mut is_any, mut has_others) = (false, false);
     let mut rings = shared.datagrams();

@@ -2,8 +2,8 @@
 //!
 //! A move has two steps, and the session is switched to the new place between them. The first step brings every file to
 //! the new place and leaves the old one as it is: by a second name (a hard link) on the same file system, by a copy
-//! otherwise. The second step deletes the files at the old place. So all of the data is at the old place until the switch
-//! and at the new one after it, whatever is killed when, and each step can be repeated.
+//! otherwise. The second step deletes the files at the old place. So all of the data is at the old place until the
+//! switch and at the new one after it, whatever is killed when, and each step can be repeated.
 
 use std::path::PathBuf;
 
@@ -41,16 +41,16 @@ pub struct MovePlace {
 pub enum MoveStep {
     /// Changes nothing, and fails as `Copy` would if a file at the second place is not the torrent's.
     Check,
-    /// Brings the files to the second place, durably. Creates names there, and overwrites nothing: a file there that is not
-    /// the torrent's is an error ([`DiskError::is_taken`](super::DiskError::is_taken)), before anything is created. After
-    /// an error, whatever the step brought there is deleted again. Files of the user, and those with a second hard link of
-    /// theirs, are copied in any case, so that the torrent never shares one.
+    /// Brings the files to the second place, durably. Creates names there, and overwrites nothing: a file there that is
+    /// not the torrent's is an error ([`DiskError::is_taken`](super::DiskError::is_taken)), before anything is created.
+    /// After an error, whatever the step brought there is deleted again. Files of the user, and those with a second
+    /// hard link of theirs, are copied in any case, so that the torrent never shares one.
     Copy,
-    /// Deletes at the second place what `Copy` brought there, as far as the first place has it too, and folders that this
-    /// leaves empty.
+    /// Deletes at the second place what `Copy` brought there, as far as the first place has it too, and folders that
+    /// this leaves empty.
     Undo,
-    /// Deletes at the first place the files that the torrent created, as far as the second place has them too, and folders
-    /// that this leaves empty.
+    /// Deletes at the first place the files that the torrent created, as far as the second place has them too, and
+    /// folders that this leaves empty.
     DeleteOld,
 }
 

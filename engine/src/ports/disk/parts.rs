@@ -5,9 +5,9 @@
 //! folder. It has a place of one piece for each border piece, in order, so that a place never moves; places that were
 //! never written take no space on file systems with sparse files.
 //!
-//! When the user wants the file, its bytes are copied from the part file, and the world records in the session that they
-//! are there. Until the world confirms that the session is durable, reads use the part file and writes go to both. So a
-//! kill at any moment leaves a session and files that belong together.
+//! When the user wants the file, its bytes are copied from the part file, and the world records in the session that
+//! they are there. Until the world confirms that the session is durable, reads use the part file and writes go to both.
+//! So a kill at any moment leaves a session and files that belong together.
 
 use std::sync::Arc;
 
@@ -130,8 +130,8 @@ impl Parts {
         })
     }
 
-    /// Returns the runs of bytes of a file that are in the part file: the piece, the place there, the place in the file,
-    /// and the length.
+    /// Returns the runs of bytes of a file that are in the part file: the piece, the place there, the place in the
+    /// file, and the length.
     pub(crate) fn runs_of(&self, files: &FileTable, index: usize) -> Vec<(u32, FilePlace, FilePlace, u32)> {
         let file = &files.files()[index];
         let run = |piece: u32| {

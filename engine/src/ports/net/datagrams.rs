@@ -33,8 +33,8 @@ pub enum DatagramKind {
     Dht,
     /// A uTP packet (BEP 29).
     Utp,
-    /// A message to a multicast group of the local network (BEP 14). A datagram that was sent to one address is never of
-    /// this kind.
+    /// A message to a multicast group of the local network (BEP 14). A datagram that was sent to one address is never
+    /// of this kind.
     LocalDiscovery,
 }
 

@@ -1,5 +1,5 @@
-//! Moves of a torrent's files on a simulated disk. It has no second names for files, so every file is copied, as to another
-//! file system. A step that is interrupted has taken effect on some of the files.
+//! Moves of a torrent's files on a simulated disk. It has no second names for files, so every file is copied, as to
+//! another file system. A step that is interrupted has taken effect on some of the files.
 
 use std::path::PathBuf;
 use std::sync::Arc;

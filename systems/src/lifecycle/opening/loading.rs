@@ -143,8 +143,8 @@ pub(in crate::lifecycle) fn collect_loaded(
 }
 
 impl ResumedItem<'_, '_> {
-    /// Continues with the files, if they are known and the torrent is not paused: with a move of them that has not ended, or
-    /// by opening them. Returns whether anything is done with them.
+    /// Continues with the files, if they are known and the torrent is not paused: with a move of them that has not
+    /// ended, or by opening them. Returns whether anything is done with them.
     pub(in crate::lifecycle) fn go_on(
         &mut self,
         entity: Entity,
@@ -267,9 +267,9 @@ impl ResumedItem<'_, '_> {
         fits
     }
 
-    /// Keeps a torrent paused if its session says so, or if the user has added it as paused and its files are not known,
-    /// with its files closed and the held pieces of the session. Returns false if the torrent is to be opened: it is not
-    /// paused, or a user has added it again.
+    /// Keeps a torrent paused if its session says so, or if the user has added it as paused and its files are not
+    /// known, with its files closed and the held pieces of the session. Returns false if the torrent is to be opened:
+    /// it is not paused, or a user has added it again.
     fn stay_paused(&mut self, entity: Entity, commands: &mut Commands, pauses: &mut Pauses<'_>) -> bool {
         let session = self.opening.session.as_ref();
         let resumed = session.filter(|session| session.paused && self.opening.is_resumed);
@@ -278,7 +278,8 @@ impl ResumedItem<'_, '_> {
             return false;
         }
         self.saved.state.set_paused(true);
-        // A stop or removal that has begun meanwhile may need the files. A check that a user requested ends with a pause.
+        // A stop or removal that has begun meanwhile may need the files. A check that a user requested ends with a
+        // pause.
         let has_work = resumed.is_some_and(|session| session.recheck) || self.saved.state.moving().is_some();
         if *self.desired != Desired::Run || (has_work && self.content.is_some()) {
             return false;

@@ -85,8 +85,8 @@ pub(in crate::lifecycle) struct Startable {
     requires_complete: Has<RequiresComplete>,
 }
 
-/// Starts torrents whose held pieces are known: a complete torrent seeds; for any other, its files are prepared first. A
-/// paused torrent was opened only to be checked, and is paused again.
+/// Starts torrents whose held pieces are known: a complete torrent seeds; for any other, its files are prepared first.
+/// A paused torrent was opened only to be checked, and is paused again.
 pub(in crate::lifecycle) fn start_torrents(
     mut known: MessageReader<PiecesKnown>,
     mut preparing: Preparing,
@@ -185,8 +185,8 @@ pub(in crate::lifecycle) fn prepare_wanted(
     }
 }
 
-/// Lets torrents run whose files are prepared. When bytes were copied from a part file, the session records it first, and
-/// then the disk may delete them.
+/// Lets torrents run whose files are prepared. When bytes were copied from a part file, the session records it first,
+/// and then the disk may delete them.
 pub(in crate::lifecycle) fn collect_prepared(
     mut preparing: Preparing,
     mut changed: ResMut<ChangedFacts>,

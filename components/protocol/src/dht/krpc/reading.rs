@@ -10,7 +10,8 @@ use crate::bencode::{Document, Limits, Value};
 use crate::compact::read_address;
 use crate::dht::id::NodeId;
 
-/// Depth and number of values as libtorrent limits them: a reply needs 3 levels, and an item's value may have some more.
+/// Depth and number of values as libtorrent limits them: a reply needs 3 levels, and an item's value may have some
+/// more.
 const LIMITS: Limits = Limits {
     max_depth: 12,
     max_tokens: 1024,
@@ -25,8 +26,8 @@ impl<'a> Packet<'a> {
     /// Checks a datagram's bencode.
     ///
     /// # Errors
-    /// Returns an error if the datagram is not exactly one bencoded value within the limits on size, depth and number of
-    /// values.
+    /// Returns an error if the datagram is not exactly one bencoded value within the limits on size, depth and number
+    /// of values.
     pub fn parse(datagram: &'a [u8]) -> Result<Self, KrpcError> {
         Ok(Self(Document::parse(datagram, &LIMITS)?))
     }

@@ -181,8 +181,8 @@ impl Search {
         }
     }
 
-    /// The error that nodes would answer a request to store with, as far as the lookup has shown. Nodes that have nothing
-    /// would take even an outdated item.
+    /// The error that nodes would answer a request to store with, as far as the lookup has shown. Nodes that have
+    /// nothing would take even an outdated item.
     fn foreseen_refusal(&self) -> Option<ErrorCode> {
         let (Goal::Put { item, cas, .. }, Some(known)) = (&self.goal, &self.found.item) else {
             return None;

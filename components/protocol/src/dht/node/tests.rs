@@ -448,8 +448,8 @@ fn floods_are_cut_off() {
     assert!(stats.pending_queries <= 17 && stats.tables[0].nodes == 0, "{stats:?}");
 }
 
-/// Questions from forged addresses use up their part of the budget. Hosts that have proved their address get answers all
-/// the same, by their token if by nothing else, and so do pings.
+/// Questions from forged addresses use up their part of the budget. Hosts that have proved their address get answers
+/// all the same, by their token if by nothing else, and so do pings.
 #[test]
 fn a_flood_from_forged_addresses_leaves_answers_for_others() {
     let mut node = node();
@@ -514,8 +514,8 @@ fn the_state_is_saved_and_loaded() {
     assert_eq!(next.id(Family::V4), node.id(Family::V4));
 }
 
-/// A node of the IPv6 network lists IPv4 addresses in IPv6 form. Their answers would come from the other network, so that a
-/// search which asked them would never end.
+/// A node of the IPv6 network lists IPv4 addresses in IPv6 form. Their answers would come from the other network, so
+/// that a search which asked them would never end.
 #[test]
 fn mapped_addresses_are_no_nodes() {
     let mut node = node();

@@ -249,7 +249,8 @@ fn every_peer_gets_its_turn() {
     assert!(!liars.contains(&2));
 }
 
-/// Sixty peers send wrong bytes, each piece just in time. The honest peer is asked at once all the same, not after them.
+/// Sixty peers send wrong bytes, each piece just in time. The honest peer is asked at once all the same, not after
+/// them.
 #[test]
 fn slow_liars_of_the_right_size_do_not_delay_an_honest_peer() {
     let mut kinds = vec![Kind::Stalls(0); 60];

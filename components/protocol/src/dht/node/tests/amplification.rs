@@ -142,8 +142,8 @@ fn questions([mutable, immutable]: [NodeId; 2]) -> Vec<(&'static str, Vec<u8>)> 
     written.chain(raw).collect()
 }
 
-/// Sends a question from an address, and returns the number of bytes that go there until the node has nothing left to do
-/// about it: answers, and questions of its own.
+/// Sends a question from an address, and returns the number of bytes that go there until the node has nothing left to
+/// do about it: answers, and questions of its own.
 fn bytes_for(node: &mut Node, question: &[u8], from: SocketAddr, now: Timestamp) -> usize {
     node.receive(question, from, now);
     let end = now + Duration::from_millis(LATER);
@@ -195,8 +195,8 @@ fn no_kind_of_question_is_multiplied_by_more_than_the_setting() {
     }
 }
 
-/// Answers and pings to one stranger stay within all of its questions together. What they leave over is enough for a ping at
-/// last, by whose answer the stranger proves its address.
+/// Answers and pings to one stranger stay within all of its questions together. What they leave over is enough for a
+/// ping at last, by whose answer the stranger proves its address.
 #[test]
 fn a_stranger_that_asks_again_is_pinged_within_its_questions() {
     for max_amplification in [1, 2, 4] {

@@ -79,8 +79,8 @@ fn sybil_id(mut target: NodeId, n: usize) -> NodeId {
 }
 
 impl Network {
-    /// Starts `count` nodes one after another, each of which knows two earlier honest ones, and runs them until they have
-    /// found each other. Of the later hosts, every tenth is hostile: a liar or, in the end, dead.
+    /// Starts `count` nodes one after another, each of which knows two earlier honest ones, and runs them until they
+    /// have found each other. Of the later hosts, every tenth is hostile: a liar or, in the end, dead.
     fn new(count: usize, is_hostile: bool, seed: u64) -> Self {
         let mut network = Self {
             hosts: Vec::new(),
@@ -445,8 +445,8 @@ fn announce_and_find(network: &mut Network, count: usize) -> (f64, f64) {
     announce_and_find_during(network, count, |_, _, _| ())
 }
 
-/// Like [`announce_and_find`]. Disturbs the network before each announce and each lookup; `disturb` is called with their
-/// number and the target.
+/// Like [`announce_and_find`]. Disturbs the network before each announce and each lookup; `disturb` is called with
+/// their number and the target.
 fn announce_and_find_during(
     network: &mut Network,
     count: usize,

@@ -253,7 +253,8 @@ fn a_replaced_file_is_left() {
     }
 }
 
-/// A look that was submitted before the files were closed is carried out later. It keeps no other storage from the files.
+/// A look that was submitted before the files were closed is carried out later. It keeps no other storage from the
+/// files.
 #[test]
 fn a_late_look_owns_nothing() {
     let folder = tempfile::tempdir().unwrap();
