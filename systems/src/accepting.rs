@@ -87,7 +87,7 @@ fn accept_streams(
     } in accepted.read()
     {
         bans.expire(now);
-        // Fault 31: neither one address nor one subnet can take all slots.
+        // Neither one address nor one subnet can take all slots (Fault 31).
         let is_banned = bans.refuses(now, remote, (&admission.settings.peers).into());
         if is_banned || !admission.make_room_for_handshake(remote) {
             tracing::debug!(peer = %remote, is_banned, "connection refused");

@@ -1,13 +1,13 @@
-//! Admission of connections: at a limit, the least useful connection gives way to a newcomer.
+//! Admission of connections: at a limit, the least useful connection is closed to make room for a new one.
 //!
-//! Limits apply to the engine, to each torrent, and to each network prefix. When a limit is reached, a newcomer is not
-//! simply refused: it takes the slot of a less useful connection (`policy.rs`), so that an honest peer gets in however
-//! many silent peers hold connections. Newcomers are unproven: a connection that has moved blocks recently, or that is
-//! within its grace period, does not lose its slot to them. Evictions of silent connections are remembered for a while,
-//! so that silent peers that come back again and again do not fill the slots before anybody else.
+//! Limits apply to the engine, to each torrent, and to each network prefix. When a limit is reached, a newcomer takes
+//! the slot of a less useful connection (`policy.rs`) instead of being refused, so that an honest peer gets in however
+//! many silent peers hold connections. A connection that has transferred blocks recently, or that is within its grace
+//! period, does not lose its slot to a newcomer. Evictions of silent connections are remembered for a while, so that
+//! silent peers that reconnect repeatedly do not fill the slots first.
 //!
-//! An eviction scans the connections of one torrent or of one prefix, never all of them. If no connection gives way,
-//! the torrent is not searched again for a second.
+//! An eviction scans the connections of one torrent or of one prefix, never all of them. If no connection can be
+//! evicted, the torrent is not searched again for a second.
 
 mod policy;
 #[cfg(test)]
@@ -32,7 +32,7 @@ use ecs_torrent_protocol::peer_id::PeerId;
 
 use self::policy::{Claim, Class, Rival, Standing, TorrentRoom, USEFUL_FOR};
 
-/// Time during which a torrent is not searched again after no connection gave way.
+/// Time after a search without a victim during which the torrent is not searched again.
 pub(crate) const SEARCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Reason for opening a connection.

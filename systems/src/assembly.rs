@@ -206,7 +206,7 @@ mod tests {
         assert_eq!(bed.get::<ActivePiece>(piece).blocks[0].from, Some(one));
     }
 
-    /// Blocks of a piece that is read back from the disk come from there alone.
+    /// A piece that is being read back from the disk accepts no blocks from peers.
     #[test]
     fn a_piece_that_is_being_restored_takes_no_blocks() {
         let mut bed = bed();

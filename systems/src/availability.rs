@@ -169,7 +169,7 @@ fn apply(
                 .for_each(|mut order| order.remove_copy(*index, random));
             return Change::Went(*index);
         }
-        // Raw pieces are of peers whose pieces are unchecked.
+        // Only peers whose pieces are unchecked send raw pieces.
         Availability::Have(_) | Availability::DontHave(_) | Availability::Raw(_) => return Change::Nothing,
         Availability::Bitfield(bits) => PeerPieces::from(bits.clone()),
         Availability::All => PeerPieces::all(pieces.len()),
@@ -328,7 +328,7 @@ fn recount(before: &PeerPieces, after: &PeerPieces, order: &mut RarityOrder, ran
 }
 
 /// Closes connections to seeds and upload-only peers when a torrent is complete, or turns out to be so: neither side
-/// has a use for the other.
+/// can use the other.
 fn close_redundant_seeds(
     mut changed: MessageReader<LifecycleChanged>,
     settings: Res<Settings>,
@@ -375,7 +375,7 @@ mod tests {
         bits
     }
 
-    /// A change, what the peer has after it if it had `before`, and what is said of it.
+    /// A change, with the pieces that the peer has after it if it had `before`, and the number of new ones.
     fn expected(change: &Availability, before: &BTreeSet<u32>) -> (BTreeSet<u32>, Change) {
         let mut after = before.clone();
         let kind = match change {
@@ -433,7 +433,7 @@ mod tests {
         }
     }
 
-    /// Returns a torrent with the picker's counts of nobody.
+    /// Returns a torrent whose picker counts no peer.
     fn bed(lifecycle: Lifecycle) -> Bed {
         let mut bed = Bed::new((crate::picking::PickingPlugin, AvailabilityPlugin));
         *bed.get_mut::<Lifecycle>(bed.torrent) = lifecycle;
@@ -450,7 +450,7 @@ mod tests {
         is_listed
     }
 
-    /// Our interest follows what a peer has that we lack, and a message says so once.
+    /// Our interest follows the pieces that a peer has and we lack; each change is sent once.
     #[test]
     fn interest_follows_the_pieces_that_we_lack() {
         let mut bed = bed(Lifecycle::Downloading);
@@ -565,7 +565,7 @@ mod tests {
         }
     }
 
-    /// A claim takes memory before it can be checked, so that its length is limited.
+    /// The length of a claim is limited, because it takes memory before it can be checked.
     #[test]
     fn claims_have_a_limit() {
         for (max_bytes, is_closed) in [(2, true), (3, false)] {

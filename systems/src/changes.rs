@@ -1,7 +1,7 @@
 //! A log of the torrents that have changed, for clients that keep a copy of the list ([`GetChanges`]).
 //!
 //! The log lists every torrent once, in order of its latest change. So the torrents that have changed since a revision
-//! are found without a look at the others, and the log's size is bounded by the number of torrents.
+//! are found without visiting the others, and the log's size is bounded by the number of torrents.
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
@@ -179,7 +179,7 @@ impl ChangeLog {
                 number: until,
             },
             is_reset: known.is_none(),
-            // A client that knows nothing needs not know what is gone.
+            // A client without any revision has no removed torrents to forget.
             removed: match known {
                 Some(_) => self.removed.between(from, until),
                 None => Vec::new(),

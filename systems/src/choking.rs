@@ -1,5 +1,5 @@
-//! The choker: which peers are served. It is tit for tat while downloading and by turns while seeding, with one peer at
-//! random to find better ones (BEP 3, "choking algorithms").
+//! The choker: which peers are unchoked. A download unchokes by tit for tat, and a seed by turns; one optimistic
+//! unchoke at random finds better peers (BEP 3, "choking algorithms").
 
 mod round;
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Changes of torrents that are durable when they are answered.
+//! Changes of torrents that are made durable before they are answered.
 //!
 //! A feature takes commands ([`TakeChanges`]), checks and applies them, and lets the torrent be saved. When the save
 //! has ended ([`SettleChanges`]), the feature answers the callers, or undoes the change if it is not durable.

@@ -55,14 +55,14 @@ const MAX_SEARCHES: usize = 4;
 /// Time for which a search is repeated for a caller that waits.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Pause after a search that reached no node, because none is known yet or other searches take all places. It doubles
+/// Pause after a search that reached no node, because none is known yet or other searches use up the limit. It doubles
 /// each time, up to the usual interval.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Longest pause between two searches for a caller that waits.
 const LONG_RETRY: Duration = Duration::from_secs(10);
 
-/// Shortest time between two searches of a link that none waits for.
+/// Shortest time between two searches of a link for which no caller waits.
 const MIN_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The part of an interval by which a search may come earlier, so that links which are loaded together spread.
@@ -184,7 +184,7 @@ impl Links {
     fn set_deadline(&mut self) {
         let waiting = self.links.values().filter(|link| !link.is_busy);
         let next = waiting.map(|link| link.due).min();
-        // With all places taken, the next answer makes one free.
+        // While all searches are in use, the next answer frees one.
         self.deadline = next.filter(|next| *next != Timestamp::NEVER && self.search_count < MAX_SEARCHES);
     }
 }
@@ -308,7 +308,7 @@ impl LinkCommands<'_> {
                 reply.send(Err(FollowError::Outdated));
                 continue;
             }
-            // The publisher has just stored it. A download of the link's torrents begins with the next search.
+            // The publisher has just stored the item. A download of the link's torrents begins with the next search.
             if kept.download.is_none() {
                 kept.item = Some(item);
             }
@@ -473,7 +473,7 @@ impl FollowParams<'_, '_> {
                 }
                 self.schedule(link);
                 if !link.callers.is_empty() {
-                    // They came during the store, and wait for a search.
+                    // These callers came during the store, and wait for a search.
                     link.due = self.clock.now();
                 }
             }
@@ -502,7 +502,7 @@ impl FollowParams<'_, '_> {
             Ok(_) => None,
             Err(error) => Some(error.clone().into()),
         };
-        // Other nodes may have forgotten what is known here.
+        // Other nodes may have dropped an item that is known here.
         let newest = found
             .ok()
             .flatten()
@@ -590,7 +590,8 @@ impl FollowParams<'_, '_> {
         }
     }
 
-    /// Records the torrent that was added for an item, and pauses the one that it replaces as soon as nobody needs it.
+    /// Records the torrent that was added for an item, and pauses the one that it replaces as soon as it is no longer
+    /// needed.
     fn take_added(&mut self, links: &mut Links, target: NodeId, item: Item, torrent: InfoHash) {
         let Some(link) = links.links.get_mut(&target) else {
             return;

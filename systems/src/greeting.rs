@@ -106,8 +106,8 @@ fn greet_peers(
                 payload: handshake.write().into(),
             });
         }
-        // The allowed-fast set is for trading. A seed wants nothing in return, and a hundred newcomers would take its
-        // uplink from the unchoked peers.
+        // The allowed-fast set helps peers that trade with us. A seed wants nothing in return, and a hundred newcomers
+        // would take its uplink from the unchoked peers.
         let trading = have.filter(|have| !have.is_full());
         if let (true, Some(SocketAddr::V4(address)), Some(have)) = (session.fast, address, trading) {
             let count = settings.peers.allowed_fast;

@@ -121,7 +121,7 @@ fn our_handshake(
     allowed: Option<&AllowedSources>,
     info_hash: InfoHash,
 ) -> Handshake {
-    // The peer names its node in answer to the bit, which the peers of a private torrent need not know of.
+    // The peer answers the bit with the port of its node. Peers of a private torrent must not learn of ours.
     let has_dht = settings.dht.enabled && allowed.is_some_and(|allowed| allowed.has(CandidateSource::DHT));
     Handshake {
         reserved: if has_dht {

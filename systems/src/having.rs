@@ -139,7 +139,7 @@ mod tests {
         assert!(bed.get::<PeerState>(lacks).am_interested, "that is not affected");
     }
 
-    /// Only the last piece changes what the torrent is.
+    /// Only the last piece changes the torrent's state.
     #[test]
     fn the_last_stored_piece_changes_the_torrent() {
         let mut bed = Bed::new(());

@@ -1,5 +1,5 @@
-//! Hints of magnet links: what a link says about a torrent beside its name, trackers and peers is kept until the
-//! metadata is known, also over restarts. Peers that a link names by a host name are looked up.
+//! Hints of magnet links: everything in a link beyond the torrent's name, trackers and peers. Hints are kept until the
+//! metadata is known, also across restarts. Peers that a link names by a host name are looked up.
 
 mod peers;
 #[cfg(test)]
@@ -61,7 +61,7 @@ fn add_hints(
     }
 }
 
-/// Drops the hints of a torrent whose metadata has become known: its torrent file has what is left of them.
+/// Drops the hints of a torrent whose metadata has become known: its torrent file contains them.
 fn forget_hints(known: On<Add<Content>>, mut commands: Commands) {
     commands.entity(known.entity).remove::<KeptHints>();
 }

@@ -3,7 +3,7 @@
 //! A block passes [`streams`], [`frames`], [`assembly`], [`verification`], [`storage`] and [`having`], in this order:
 //! [`TickSet`] is the order, and ARCHITECTURE.md lists the features and systems of each set.
 //!
-//! [`counters`] only observes; `admission` decides which connection gives way at a limit. Each feature joins the sets
+//! [`counters`] only observes; `admission` decides which connection is evicted at a limit. Each feature joins the sets
 //! below; none calls another one's systems.
 
 use bevy_app::{App, Plugin, PluginGroup, PluginGroupBuilder};
@@ -84,8 +84,7 @@ pub mod verification;
 ///
 /// Some features are optional: [`smart_ban`], [`suggesting`], [`trackers`] (with or without scrapes and edits),
 /// [`pex`], [`lsd`], [`following`] (with or without [`dht`], which it needs), [`labels`], [`seeding`], [`queue`],
-/// [`extensions`], [`metadata`], [`hints`], [`readers`], [`stats`], [`changes`] and [`dates`] can be left out
-/// with
+/// [`extensions`], [`metadata`], [`hints`], [`readers`], [`stats`], [`changes`] and [`dates`] can be left out with
 /// [`PluginGroupBuilder::disable`](bevy_app::PluginGroupBuilder::disable).
 ///
 /// # Panics
@@ -207,7 +206,7 @@ pub enum AnnounceSet {
     Labels,
     /// Changes the seeding limits of torrents.
     SeedingLimits,
-    /// Changes the places of torrents in the queue.
+    /// Changes the positions of torrents in the queue.
     Queue,
     /// Prepares the files that are wanted now.
     Prepare,
@@ -284,8 +283,8 @@ pub enum ReapSet {
     Count,
     /// Publishes `PeerDisconnected` for the peers that are about to be removed.
     Publish,
-    /// Releases whatever the features hold for these peers. Runs only while there are
-    /// [`PeerDisconnected`] messages.
+    /// Releases everything that the features hold for these peers. Runs only while there are [`PeerDisconnected`]
+    /// messages.
     Release,
     /// Despawns these peers.
     Despawn,

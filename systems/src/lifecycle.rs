@@ -143,7 +143,7 @@ fn add_commands(app: &mut App) {
         .init_resource::<CommandQueue<pausing::ForTorrent>>();
 }
 
-/// Initializes what the systems remember between ticks.
+/// Initializes the state that the systems keep between ticks.
 fn init_resources(app: &mut App) {
     app.init_resource::<TorrentIndex>()
         .init_resource::<ChangedFacts>()

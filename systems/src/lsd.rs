@@ -73,7 +73,7 @@ impl Plugin for LsdPlugin {
     }
 }
 
-/// When a torrent is announced next; `None` if it is not announced. An earlier or later turn that comes is obsolete.
+/// When a torrent is announced next; `None` if it is not announced. A turn at any other time is obsolete.
 #[derive(Component, Debug, Default)]
 pub struct LocalAnnouncer {
     due: Option<Timestamp>,
@@ -108,7 +108,7 @@ impl LocalDiscovery {
         }
         let full = |(most, interval)| Allowance::new(now, most, interval);
         let of_host = self.hosts.entry(host).or_insert_with(|| full(PER_HOST));
-        // A host beyond its limit uses up nothing of the others.
+        // A host beyond its limit does not use up the limit of all hosts.
         of_host.take(now) && self.in_all.get_or_insert_with(|| full(IN_ALL)).take(now)
     }
 }
@@ -230,9 +230,8 @@ impl Announcing<'_> {
     }
 }
 
-/// Finds the peers that announce themselves. The address of a peer is the sender's, with the port that the message
-/// names. When our own addresses have changed, all torrents are announced again soon: the neighbors know the old
-/// address.
+/// Finds the peers that announce themselves. A peer's address is the sender's, with the port in the message. When our
+/// own addresses have changed, all torrents are announced again soon: the neighbors know the old address.
 fn receive_local(
     clock: Res<Clock>,
     index: Res<TorrentIndex>,

@@ -1,8 +1,8 @@
 //! Peer exchange (BEP 11): connected peers name to each other the peers that they are connected to.
 //!
 //! A torrent has a log of the peers that may be named: those that we connected to, and those that said where they
-//! listen. Each partner has a place in the log. It is sent what is new at most once a minute, and only when something
-//! is new, so the work is in proportion to the changes and to the messages.
+//! listen. Each partner has a position in the log. A partner is sent new changes at most once a minute, and only if
+//! there are any, so the work is proportional to the changes and the messages.
 
 #[cfg(test)]
 mod tests;
@@ -221,7 +221,7 @@ impl Exchange {
 }
 
 /// Takes the peers that partners name. Peers that a partner is no longer connected to may still be good for us, so that
-/// part of a message is not used.
+/// part of a message is ignored.
 fn receive_pex(
     mut received: MessageReader<ExtensionReceived>,
     clock: Res<Clock>,

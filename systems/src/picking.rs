@@ -111,7 +111,7 @@ impl Picker {
     }
 }
 
-/// Names the lists of peers that wait for a block or memory to become free. A peer waits for one of them at a time.
+/// Marker for the lists of peers that wait for a block or for memory. A peer is in one of these lists at a time.
 #[derive(Debug)]
 enum Starved {}
 
@@ -154,7 +154,7 @@ impl Supply {
         self.put_back.push(piece);
     }
 
-    /// Records bytes of a piece of `torrent` that were received in vain.
+    /// Records received bytes of a piece of `torrent` that were wasted.
     pub(crate) fn record_dropped(&mut self, torrent: Entity, bytes: u64) {
         if bytes > 0 {
             self.dropped.push((torrent, bytes));
@@ -202,10 +202,10 @@ pub(crate) struct DroppedRequests(pub(crate) Vec<(Entity, u32)>);
 /// Pause after a reject from a peer that does not choke us. The peer is unlikely to accept the same request at once.
 const REJECT_PAUSE: Duration = Duration::from_secs(1);
 
-/// Most allowed-fast pieces stored per peer.
+/// Maximum number of allowed-fast pieces stored per peer.
 const MAX_ALLOWED_FAST: usize = 64;
 
-/// Most suggested pieces stored per peer. Beyond that, the oldest are dropped.
+/// Maximum number of suggested pieces stored per peer. Beyond that, the oldest are dropped.
 const MAX_SUGGESTED: usize = 64;
 
 /// Returns whether peers have changed what they send, or have lost pieces.

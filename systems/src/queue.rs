@@ -2,8 +2,8 @@
 //! others wait, as `queued`.
 //!
 //! While the settings limit anything, each torrent has to wait ([`Waiting`]) from its add on, until it is ready to run
-//! and there is a place for it. So no torrent runs before the queue has decided. A change of a torrent's facts costs
-//! O(log n), and a tick without a change costs nothing. Without limits, only the order is kept.
+//! and there is a free slot for it. So no torrent runs before the queue has decided. A change of a torrent's facts
+//! costs O(log n), and a tick without a change costs nothing. Without limits, only the order is kept.
 //!
 //! Slow torrents do not count. A torrent that counts is measured over periods of `queue.slow_after_s`; a slow one is
 //! measured again only when it has transferred something.
@@ -83,7 +83,7 @@ struct SlowCheck(Entity);
 pub(crate) struct Queue {
     /// All torrents.
     order: BTreeSet<Place>,
-    /// Whether the settings limit anything. Without that, nobody waits, and the rest is empty.
+    /// Whether the settings limit anything. Without limits no torrent waits, and the other fields are empty.
     is_limiting: bool,
     downloads: Lane,
     seeds: Lane,

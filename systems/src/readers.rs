@@ -207,7 +207,7 @@ impl Pieces<'_> {
 }
 
 impl Reader {
-    /// Refuses to wait for a piece that is not wanted: it does not come.
+    /// Refuses to wait for a piece that is not wanted: it is never downloaded.
     fn refuse_unwanted(&self, pieces: &Pieces) -> Result<(), ReadError> {
         let Some(AwaitedRead { offset, .. }) = self.waiting else {
             return Ok(());
@@ -468,7 +468,7 @@ impl ReaderParams<'_, '_> {
         }
     }
 
-    /// Examines the readers whose time has come.
+    /// Examines the readers whose check is due.
     fn check_due(&mut self, touched: &mut Vec<Entity>) {
         let (now, settings) = (self.clock.now(), &self.settings.readers);
         while let Some(id) = self.readers.checks.pop_due(now) {

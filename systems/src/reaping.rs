@@ -1,4 +1,4 @@
-//! End of connections: every feature releases what it holds of the peer, then the peer is despawned.
+//! End of connections: every feature releases its data about the peer, then the peer is despawned.
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;

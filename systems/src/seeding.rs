@@ -3,7 +3,7 @@
 //!
 //! The limits are those of the settings, or the torrent's own ([`SeedingLimits`]), which are intent and are saved in
 //! the session. A torrent is examined when it begins to seed, when its limits change, when it has sent blocks while it
-//! has a limit on its ratio, and when a limit in time is due. Between these, no work is done for it.
+//! has a limit on its ratio, and when a limit in time is due. At other times, the torrent costs no work.
 //!
 //! Each limit has its effect once ([`SeedingRecord`]): a torrent that a user starts again runs until another limit is
 //! reached, or until the limit has another value.
@@ -259,7 +259,7 @@ fn examine(
 }
 
 impl Effects<'_, '_> {
-    /// Lets a torrent's limits have their effect. Returns when the next one is due.
+    /// Applies the limits that a torrent has reached. Returns when the next one is due.
     fn examine(
         &mut self,
         torrent: &mut ExaminedItem<'_, '_>,
@@ -299,7 +299,7 @@ impl Effects<'_, '_> {
         next
     }
 
-    /// Does what a limit demands.
+    /// Applies the action of a limit.
     fn act(&mut self, torrent: &mut ExaminedItem<'_, '_>, limit: SeedingLimit, action: SeedingAction) {
         let (label, id) = (torrent.torrent.label(), torrent.torrent.id());
         tracing::info!(torrent = %label, limit = limit.name(), action = action.name(), "seeding limit reached");

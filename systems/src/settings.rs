@@ -1,7 +1,8 @@
 //! Settings that users change at run time: checked as a whole, saved, applied, and answered, in this order.
 //!
 //! The changes are one blob in the state folder. The next start reads it before anything is built from the settings,
-//! and puts it over the configuration ([`SettingLayers`]). Changes that arrive during a save are saved together.
+//! and applies it on top of the configuration ([`SettingLayers`]). Changes that arrive during a save are saved
+//! together.
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;

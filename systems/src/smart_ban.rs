@@ -89,8 +89,8 @@ struct Suspects {
 }
 
 impl Suspects {
-    /// Records a failed attempt at a piece and returns its number. At a limit, another record gives way: of other
-    /// pieces the first, of the same piece the oldest.
+    /// Records a failed attempt at a piece and returns its number. At a limit, another record is dropped: the first of
+    /// the other pieces, or the oldest of the same piece.
     fn add(&mut self, piece: (Entity, u32), senders: Vec<Option<Culprit>>) -> u64 {
         if self.attempts.len() >= MAX_PIECES && !self.attempts.contains_key(&piece) {
             self.attempts.pop_first();

@@ -104,8 +104,8 @@ pub(crate) fn has_ready_peers(ready: Res<ReadyPeers>) -> bool {
 }
 
 impl ReadyPeers {
-    /// Creates the reading side of a new stream. Its peer is listed, so that the stream gets its first credit at the
-    /// end of this tick: the port reads nothing before.
+    /// Creates the reading side of a new stream, and lists its peer, so that the stream gets its first credit at the
+    /// end of this tick. Until then, the port reads nothing.
     pub(crate) fn open(&mut self, peer: Entity, now: Timestamp, settings: &NetSettings) -> Wire {
         let mut wire = Wire {
             ungranted_bytes: settings.first_window().into(),
@@ -265,8 +265,8 @@ struct Granting<'w, 's> {
 }
 
 /// Grants credit to the streams: a new one its first window, then portions. Decoded bytes use up at most a quarter of a
-/// peer's window. The window is as wide as the blocks that the peer owes us, and a little more for its other messages,
-/// so that strangers cannot make us hold more for them than we requested. Peers that have more to decode stay listed.
+/// peer's window. The window holds the blocks that the peer owes us, and a little more for its other messages, so that
+/// strangers cannot make us hold more for them than we requested. Peers that have more to decode stay listed.
 ///
 /// If downloads are limited, the peers get equal shares in turn. The peers of a torrent that has used up its own limit
 /// wait for that first.
@@ -312,8 +312,8 @@ enum Turn {
 }
 
 impl Granting<'_, '_> {
-    /// Lets peers of torrents whose own limits allow some bytes again take part in the turns of all peers: as many as
-    /// the bytes are worth a turn.
+    /// Returns peers of torrents whose own limits allow some bytes again to the turns of all peers: one peer for each
+    /// turn that the bytes suffice for.
     fn recall_limited(&mut self, limited: &mut LimitedPeers) {
         let now = self.clock.now();
         let LimitedPeers { peers: all, torrents } = limited;
@@ -337,7 +337,8 @@ impl Granting<'_, '_> {
         });
     }
 
-    /// Grants a peer what it lacks, or its share; in that case it waits for the rest. Returns the bytes left to decode.
+    /// Grants a peer the credit that it lacks, or else its share; then the peer waits for the rest. Returns the bytes
+    /// left to decode.
     fn grant(&mut self, entity: Entity, turn: Turn, shares: &mut Shares, limited: &mut LimitedPeers) -> u32 {
         let now = self.clock.now();
         let Ok((peer, mut wire, requests, of)) = self.peers.get_mut(entity) else {
@@ -458,7 +459,7 @@ mod tests {
         len: 1,
     };
 
-    /// A peer whose last block has left is served again, or its slot may go to another one.
+    /// A peer whose last block was sent is served again, or its slot may go to another one.
     #[test]
     fn the_last_sent_byte_ends_the_serving_of_a_peer() {
         for (charged, waits, is_emptied) in [(5, false, true), (9, false, false), (0, false, false), (5, true, false)] {
@@ -514,7 +515,7 @@ mod tests {
         }
     }
 
-    /// The window is as wide as the blocks that a peer owes; strangers cannot make us hold more.
+    /// The window holds the blocks that a peer owes; strangers cannot make us buffer more.
     #[test]
     fn credit_is_granted_in_portions_up_to_what_is_owed() {
         let (mut bed, peer) = bed(Vec::new());

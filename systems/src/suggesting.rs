@@ -344,7 +344,7 @@ fn begin_super_seeding(
     }
 }
 
-/// Gives a torrent that only super-seeds its plan at once, so that it serves nobody who needs nothing.
+/// Gives a torrent that only super-seeds its plan at once, so that it serves no peer that needs nothing.
 fn plan_for_marked(marked: On<Add<SuperSeedsOnly>>, planner: Planner) {
     planner.plan(marked.entity);
 }
@@ -411,7 +411,7 @@ fn handle_haves(
     }
 }
 
-/// Records the pieces that unchoked peers begin and end.
+/// Records the first and the last request of unchoked peers for each piece.
 fn handle_requests(
     mut served: MessageReader<PieceRequested>,
     mut queue: ResMut<SuggestQueue>,
@@ -501,8 +501,8 @@ fn suggest(
     }
 }
 
-/// Releases what peers that have left were assigned. A torrent that only super-seeds serves again whatever they alone
-/// had.
+/// Releases the assignments of disconnected peers. A torrent that only super-seeds serves the pieces again that only
+/// these peers had.
 fn release_assignments(
     clock: Res<Clock>,
     mut gone: MessageReader<PeerDisconnected>,

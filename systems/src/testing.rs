@@ -119,7 +119,7 @@ impl Bed {
         }
     }
 
-    /// Adds a connection that may request and be asked for everything.
+    /// Adds a peer that has unchoked us and is unchoked.
     pub(crate) fn peer(&mut self) -> Entity {
         let state = PeerState {
             am_choking: false,

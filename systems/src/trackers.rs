@@ -127,7 +127,7 @@ fn spawn_trackers(
     });
 }
 
-/// Restores what an earlier run learned from a torrent's trackers, and the trackers that were added to it. A private
+/// Restores the state of a torrent's trackers from an earlier run, and the trackers that were added to it. A private
 /// torrent has only those of its metainfo (BEP 27).
 fn restore_trackers(
     loaded: On<SessionLoaded>,

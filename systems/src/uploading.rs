@@ -80,7 +80,7 @@ type Adjacent = SmallVec<[BlockRequest; 16]>;
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     Admit,
-    /// Answered with a reject if the peer supports the fast extension (BEP 6), otherwise not at all.
+    /// The request is rejected if the peer supports the fast extension (BEP 6), and otherwise ignored.
     Reject,
     Close(WireError),
 }
@@ -227,8 +227,8 @@ fn read_blocks(mut counter: ReadParams, mut serve: ResMut<ServeQueue>, mut peers
 }
 
 impl ReadParams<'_, '_> {
-    /// Puts peers of torrents whose own limits allow some bytes again back into the queue: as many as the bytes are
-    /// blocks.
+    /// Returns peers of torrents whose own limits allow some bytes again to the queue: one peer for each block that the
+    /// bytes suffice for.
     fn recall_limited(&mut self, serve: &mut ServeQueue, peers: &mut Query<(&PeerOf, &mut UploadQueue)>) {
         let now = self.clock.now();
         let buckets_of = &mut self.buckets;
@@ -366,7 +366,7 @@ fn send_blocks(
 }
 
 /// Creates the failure of a torrent whose data cannot be read. Complete data that is gone is a fault; the restart after
-/// it checks what is left (Fault 73).
+/// it checks the remaining data (Fault 73).
 pub(crate) fn fault(torrent: Entity, error: &DiskError, span: Span) -> FailTorrent {
     let mut fault = storage::fault(torrent, error);
     if error.is_absence() {
@@ -448,7 +448,7 @@ mod tests {
         bed
     }
 
-    /// Peers are read for in turn, until nothing waits or the memory is used up.
+    /// Peers are served in turn, until no request waits or the memory is used up.
     #[test]
     fn every_waiting_block_is_read_within_the_memory() {
         for (memory, count) in [(u64::MAX, 6), (1, 1)] {

@@ -1,4 +1,4 @@
-//! Eviction policy: pure functions that choose the connection that gives way to a newcomer.
+//! Eviction policy: pure functions that choose the connection to evict for a newcomer.
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -23,7 +23,7 @@ pub(crate) enum Class {
     Useful,
 }
 
-/// Properties of a connection that decide whether it gives way.
+/// Properties of a connection that decide whether it is evicted.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Standing {
     pub(crate) class: Class,

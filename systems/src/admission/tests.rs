@@ -10,7 +10,7 @@ use ecs_torrent_protocol::time::Timestamp;
 
 use super::*;
 
-/// The time of the tick: long after the connections began.
+/// The time of the tick, long after the connections were opened.
 const NOW: Timestamp = Timestamp::from_nanos(1_000_000_000_000);
 
 /// An engine's connections to two torrents.
@@ -357,7 +357,8 @@ fn a_torrent_without_a_victim_is_searched_once_a_second() {
     assert_eq!(bed.evicted(), [useful]);
 }
 
-/// A silent peer that returns after an eviction does not keep a newcomer out, whoever searched before.
+/// A silent peer that returns after an eviction does not keep a newcomer out, even if an earlier search found no
+/// victim.
 #[test]
 fn silent_peers_that_return_make_room() {
     let mut bed = Bed::new(|settings| {
@@ -513,7 +514,7 @@ fn usefulness_ends() {
     assert!(evicts(short, true));
 }
 
-/// A connection that one side is interested in has more time than one that nobody wants anything of.
+/// A connection with one interested side has more time than one without any.
 #[test]
 fn a_waiting_connection_outlasts_a_silent_one() {
     let evicts = |am_interested, peer_interested| {
@@ -566,7 +567,7 @@ fn the_largest_party_makes_room() {
         for peer in party {
             let mut peer = bed.world.get_mut::<Peer>(peer).unwrap();
             peer.peer_id = by_id.then_some(PeerId([5; 20]));
-            // The one that is alone has been idle longer.
+            // The peer without a party has been idle longer.
             peer.since += Duration::from_secs(1);
         }
         assert!(bed.admit_inbound(apart(7)));

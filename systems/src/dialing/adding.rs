@@ -171,7 +171,7 @@ pub(super) fn add_candidates(
 }
 
 impl CandidateRules<'_> {
-    /// Whether an address may be added. An address that a user named is tried, whatever it is, unless it is banned.
+    /// Whether an address may be added. An address that a user named is always tried, unless it is banned.
     fn accepts(&self, found: &CandidatesFound, address: SocketAddr, candidates: &Candidates) -> bool {
         let source = found.source;
         if is_refused(&self.bans, &self.clock, &self.settings, source, address) {
@@ -186,7 +186,7 @@ impl CandidateRules<'_> {
     }
 
     /// Whether a source may name an address. A host may not make us connect to a more private network than its own and
-    /// ours. The addresses of a session were judged when they were found.
+    /// ours. The addresses of a session were checked when they were found.
     fn may_name(&self, source: CandidateSource, informant: Option<IpAddr>, ip: IpAddr) -> bool {
         let is_judged = matches!(source, CandidateSource::SESSION | CandidateSource::UNFETCHED_SESSION);
         is_judged || informant.map_or(Scope::Global, Scope::of).may_reach(ip) || self.local.scope().may_reach(ip)
@@ -352,7 +352,7 @@ mod tests {
         assert!(!bed.world.resource::<DialQueue>().has_torrents());
     }
 
-    /// Fault 30. What a user names is tried, whatever it is.
+    /// Fault 30. An address that a user names is always tried.
     #[test]
     fn our_own_address_is_a_candidate_for_users_only() {
         let mut bed = bed();

@@ -88,7 +88,7 @@ fn derive(sources: &CandidateSources, settings: &Settings, privacy: Privacy) -> 
         Privacy::Public => sources.serving(false),
         Privacy::Unknown { has_trackers } if has_trackers && settings.metadata.trackers_only => {
             let mut allowed = sources.serving(true);
-            // Without metadata, nothing says that these peers may not be asked for it.
+            // Without metadata, nothing forbids fetching it from these peers.
             allowed.insert(CandidateSource::MAGNET);
             allowed.insert(CandidateSource::UNFETCHED_SESSION);
             allowed

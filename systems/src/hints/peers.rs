@@ -1,5 +1,5 @@
 //! Peers that magnet links name by a host name: the names are looked up while the torrent connects to peers. The
-//! addresses are judged like those in a link.
+//! addresses are checked like those in a link.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,8 +26,8 @@ use crate::conditions::is_due;
 /// The inbox of looked-up names.
 pub(super) const NAMES: Purpose = purpose!("peers of magnet links");
 
-/// Time until a name that was not found is looked up again. When the torrent begins to connect, so is a name that was
-/// found longer ago: its address may have changed.
+/// Time until a name that was not found is looked up again. A name that was found longer ago is looked up again when
+/// the torrent begins to connect, because its address may have changed.
 const RETRY: Duration = Duration::from_secs(300);
 
 /// Maximum number of addresses that are taken from one name.

@@ -259,8 +259,8 @@ impl TorrentAdder<'_, '_> {
     }
 }
 
-/// Returns the command for a torrent that is added as paused. It waits until it is decided whether the torrent may use
-/// its files.
+/// Returns the command that pauses a torrent that is added as paused. The command waits for the decision whether the
+/// torrent may use its files.
 fn pause(torrent: InfoHash) -> PauseOrStart {
     let reply = Reply::ignored();
     PauseTorrent { torrent, reply }.into()

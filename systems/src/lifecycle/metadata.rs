@@ -131,7 +131,7 @@ impl ListedItem<'_, '_> {
 
 impl Completer<'_> {
     /// Gives a torrent its metadata, under the name that its files are to have. If the session is loaded and the
-    /// torrent runs, its files are opened next; otherwise when that is so.
+    /// torrent runs, its files are opened next; otherwise the files are opened once both hold.
     pub(super) fn complete(
         &mut self,
         commands: &mut Commands,

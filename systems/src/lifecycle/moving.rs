@@ -4,7 +4,7 @@
 //! through the phases of a pause, in which its session records the move, and is opened again. While the session has a
 //! move, the opening continues it before it opens the files: the disk brings the files to the new place; the session
 //! names the new place; when that is durable, the disk deletes the old files. A pause, a stop or a kill leaves the
-//! record, and the next opening goes on where it says.
+//! record, and the next opening continues from it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -75,7 +75,7 @@ impl Moves {
         self.checks.insert(torrent, command);
     }
 
-    /// Lets the disk find the files that the user says are in another folder.
+    /// Lets the disk look for the files in another folder, where the user says they are.
     pub(super) fn find(&mut self, torrent: Entity, command: MoveTorrent, moving: FileMove, opener: &mut Opener) {
         let storage = opener.next_storage();
         opener.disk.push(DiskRequest::Open {
@@ -153,7 +153,7 @@ pub(super) struct Checked {
     state: &'static mut SessionState,
 }
 
-/// Begins the moves that nothing is in the way of, and refuses the others.
+/// Begins the moves without an obstacle, and refuses the others.
 pub(super) fn collect_checked(
     mut opener: Opener,
     mut moves: ResMut<Moves>,
@@ -190,7 +190,7 @@ pub(super) fn collect_checked(
         if let Some(error) = checked.obstacle(&found, command.is_there, &registry) {
             command.reply.send(Err(error));
         } else if stops.is_busy(torrent) {
-            // The command is carried out when the other one is.
+            // The command is carried out together with the other one.
             queue.0.push_back(command.into());
         } else {
             let files = &checked.content.0.info.files;
@@ -351,7 +351,7 @@ pub(super) fn settle_switches(
     }
 }
 
-/// Answers the callers of relocations, of which nothing is left to be done when the session is durable.
+/// Answers the callers of relocations, which are complete once the session is durable.
 pub(super) fn settle_relocations(
     mut written: MessageReader<SessionWritten>,
     mut moves: ResMut<Moves>,

@@ -9,7 +9,7 @@ use ecs_torrent_protocol::files::{FileEntry, FileTable};
 use ecs_torrent_protocol::metainfo::Metainfo;
 use ecs_torrent_protocol::safe_path::check_name;
 
-/// Returns the download folder that the options name, if any: themselves, or by their category.
+/// Returns the download folder that the options name directly or by their category, if any.
 pub(super) fn root_of(options: &AddOptions, settings: &Settings) -> Option<PathBuf> {
     let download_dir = &settings.storage.download_dir;
     let of_category = || {
@@ -114,7 +114,7 @@ mod tests {
         assert_eq!(root(&AddOptions::default()), None);
     }
 
-    /// The folder of a category is the default of the one that a user names.
+    /// The folder of a category applies if the user names no folder.
     #[test]
     fn a_category_names_a_folder() {
         let mut settings = Settings::default();

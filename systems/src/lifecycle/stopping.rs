@@ -81,7 +81,7 @@ pub(super) fn begin_stops(
             Ending::Forget { delete_data } => delete_data || has_part(),
             _ => false,
         };
-        // Nothing is left of a move when its torrent is removed.
+        // A move ends with the removal of its torrent.
         let ends_move = matches!(ending, Ending::Forget { .. }) && requested.state.moving().is_some();
         if (is_closed && deletes) || ends_move {
             let (readiness, state) = (&mut *requested.readiness, &mut *requested.state);
@@ -247,7 +247,7 @@ impl StopParams<'_, '_> {
         let waiters = stops.waiters.entry(torrent).or_default();
         let ending = waiters.ending();
         if waiters.written_as != Some(ending) {
-            // Another end was requested meanwhile: the session is written accordingly, or deleted.
+            // A different ending was requested meanwhile: the session is written again to match it, or deleted.
             return Step::Begin(StopPhase::WriteSession);
         }
         let (Err(reason), Ending::Save { .. } | Ending::Pause) = (&result, ending) else {
@@ -309,7 +309,7 @@ impl StopParams<'_, '_> {
         Step::End
     }
 
-    /// Keeps a torrent that was to be removed with its data, while the volume of the data is not there. A running
+    /// Keeps a torrent that was to be removed with its data, while the volume of the data is not mounted. A running
     /// torrent waits for the volume; a paused one stays paused, and a stopped one, or one that was not listed before,
     /// leaves the list.
     fn keep_removed(&mut self, stopped: &mut StoppedItem<'_, '_>, waiters: Waiters, reason: &Arc<str>) {

@@ -212,7 +212,7 @@ impl Receiver<'_, '_> {
     }
 }
 
-/// Requests what is missing.
+/// Requests the missing pieces of the metadata.
 pub(super) fn request_metadata(
     clock: Res<Clock>,
     wakeup: Res<Wakeup>,
@@ -255,7 +255,7 @@ pub(super) fn request_metadata(
     wakeup.at_next(timers.next());
 }
 
-/// Requests of others what was requested of peers that have left.
+/// Requests from other peers the pieces that were requested from disconnected peers.
 pub(super) fn release_sources(
     mut disconnected: MessageReader<PeerDisconnected>,
     wakeup: Res<Wakeup>,

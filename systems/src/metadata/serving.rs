@@ -259,7 +259,7 @@ mod tests {
             if second == 0 {
                 assert!((0..4).all(|_| server.add(peers[1], 0)));
             }
-            // The metadata has one piece: the limit of copies is not what this test is about.
+            // The metadata has one piece: this test is not about the limit of copies.
             server.peers.values_mut().for_each(|requested| requested.sent = 0);
             bed.run(serve_metadata);
             for (answers, peer) in answers.iter_mut().zip(peers) {

@@ -113,7 +113,7 @@ fn a_new_partner_learns_of_many_peers_at_once_and_in_parts() {
     assert_eq!(counts, [50, 50, 20, 0]);
 }
 
-/// A peer in the Internet can do nothing with the addresses of a local network, which are nobody's business.
+/// A peer on the Internet cannot use the addresses of a local network, and must not learn them.
 #[test]
 fn local_addresses_are_named_to_local_peers_only() {
     let [local, neighbor, public, other] = ["10.0.0.1:1", "10.0.0.2:1", "203.0.113.1:1", "203.0.113.2:1"];

@@ -14,7 +14,7 @@ use ecs_torrent_protocol::time::Timestamp;
 
 use super::rarity::RarityOrder;
 
-/// Most requests outstanding to a peer that is also asked for blocks requested from other peers.
+/// Maximum number of requests in flight to a peer from which blocks of other peers' requests are requested too.
 const ENDGAME_DEPTH: usize = 64;
 
 /// If a block was requested this many times longer ago than a peer's patience, the peers that owe the block are much
@@ -151,7 +151,7 @@ enum Open {
 enum Helped {
     /// All peers that take longer than the patience of this one.
     All,
-    /// Peers that have let much of this time pass, or that are expected to take longer than this one's patience.
+    /// Peers that have already used up much of this time, or are expected to take longer than this one's patience.
     Slow,
     /// Peers that take several times as long as this one, and at least [`LEAST_GAIN`] in all. Copies of other blocks
     /// would cost a reader more than they gain: this peer sends blocks of the next pieces meanwhile.
@@ -300,8 +300,8 @@ where
         })
     }
 
-    /// Returns the rarest pickable piece. Among equals it prefers suggested pieces, then the one after the last one
-    /// begun.
+    /// Returns the rarest pickable piece. Among equally rare pieces, suggested ones come first, then the piece after
+    /// the last one begun.
     fn rarest_piece(&self, random: &mut Random) -> Option<u32> {
         let requests = self.peer.requests;
         let accepts = |piece: u32| !requests.refused_pieces.contains(&piece);
@@ -383,7 +383,7 @@ where
                 if slot.received || slot.requested_from.contains(&peer.peer) || slot.late.contains(&peer.peer) {
                     continue;
                 }
-                // The peers that owe the block are much slower than this one, by what they showed before or show now.
+                // The peers that owe the block are much slower than this one, judged by earlier blocks or by this one.
                 let is_slow = slot.expected_at > torrent.now + patience || slot.requested_at + slow <= torrent.now;
                 let copies = if is_slow { 0 } else { slot.requested_from.len() };
                 if best.is_some_and(|(_, _, least)| copies >= least) {
@@ -438,14 +438,14 @@ where
         None
     }
 
-    /// Most requests outstanding to the peer, if it is asked for blocks that other peers owe: a peer earns each one
-    /// with a block that it has sent.
+    /// Maximum number of requests in flight to the peer, if they include blocks that other peers owe. A peer earns each
+    /// request with a block that it has sent.
     fn endgame_depth(&self) -> usize {
         let earned = usize::try_from(self.peer.requests.answered_count()).unwrap_or(usize::MAX);
         earned.clamp(1, ENDGAME_DEPTH)
     }
 
-    /// Whether the peer has the piece and may be asked for it.
+    /// Whether the peer has the piece and may be sent requests for it.
     fn may_send(&self, piece: &ActivePiece) -> bool {
         let peer = self.peer;
         // An exclusive piece is not given to a peer that keeps us waiting.

@@ -35,7 +35,7 @@ pub(super) fn follow_lifecycle(
         let is_open = *readiness == Readiness::Ready;
         match to {
             Lifecycle::Downloading if picker.is_none() => {
-                // Pieces that a torrent with everything it wanted was still writing are in flight.
+                // A torrent that had everything it wanted may still have pieces in flight that are being written.
                 let in_flight = flights.get(*torrent).ok();
                 let is_missing =
                     |piece| !have.contains(piece) && !in_flight.is_some_and(|active| active.all.contains_key(&piece));

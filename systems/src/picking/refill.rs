@@ -26,7 +26,7 @@ use super::choice::{Choice, PeerView, Pick, Reason, TorrentView, choose};
 use super::timers::PeerTimers;
 use super::{Picker, Starved, Supply};
 
-/// Most late requests that a peer may have outstanding before it gets no more requests.
+/// Maximum number of late requests of a peer. Beyond it, the peer gets no more requests.
 const MAX_LATE: usize = 32;
 
 /// Pieces that would take a peer longer than this, in seconds, are shared with other peers.
@@ -39,7 +39,7 @@ const SUGGESTED_DEPTH: u32 = 16;
 static ZEROS: [u8; BLOCK_SIZE as usize] = [0; BLOCK_SIZE as usize];
 
 /// Drops idle pieces when peers wait for memory. Late requests for their blocks are canceled: the piece may be begun
-/// again, and no peer is asked twice for a block that it owes.
+/// again, and no block is requested twice from a peer that owes it.
 pub(super) fn evict_idle(
     mut commands: Commands,
     mut supply: ResMut<Supply>,
@@ -201,7 +201,7 @@ pub(super) fn refill_requests(
 /// Returns the number of requests to keep outstanding to a peer.
 fn depth(requests: &Requests, state: &PeerState, extensions: &PeerExtensions, settings: &RequestSettings) -> u32 {
     if state.snubbed || requests.is_silent {
-        // One request shows whether the peer sends again.
+        // One request is enough to find out whether the peer sends again.
         return 1;
     }
     let least = if requests.follows_suggestions() {
@@ -225,7 +225,7 @@ struct Target<'a> {
     is_choked: bool,
     is_trusted: bool,
     prefers_sharing: bool,
-    /// Most requests outstanding, late ones included.
+    /// Maximum number of requests in flight, late ones included.
     depth: usize,
     deadlines: Option<&'a PieceDeadlines>,
     best_answer_time: Duration,

@@ -50,7 +50,7 @@ fn begin_alone(bed: &mut Bed, peer: Entity) -> Entity {
     piece
 }
 
-/// Returns the bytes that were received in vain since the last call.
+/// Returns the number of bytes wasted since the last call.
 fn wasted(bed: &mut Bed) -> u64 {
     let dropped = std::mem::take(&mut bed.world.resource_mut::<Supply>().dropped);
     dropped.into_iter().map(|(_, bytes)| bytes).sum()
@@ -166,7 +166,7 @@ fn what_a_gone_peer_sent_alone_is_begun_again() {
     }
 }
 
-/// A choke drops all requests (BEP 3), so that none of the piece is outstanding.
+/// A choke drops all requests (BEP 3), so that no request for the piece is in flight.
 #[test]
 fn what_a_gone_peer_sent_alone_before_a_choke_is_begun_again() {
     let mut bed = bed();
@@ -220,7 +220,7 @@ fn starve_of_memory(bed: &mut Bed, peer: Entity) {
     bed.get_mut::<Requests>(peer).starved = listed;
 }
 
-/// Makes every byte of piece memory used by a piece that nobody sends, while `peer` waits for a piece's memory.
+/// Uses up the piece memory with an idle piece, while `peer` waits for the memory of a piece.
 fn starve(bed: &mut Bed, peer: Entity) -> Entity {
     let piece = begin(bed, 0);
     bed.get_mut::<ActivePiece>(piece)
@@ -313,7 +313,7 @@ fn failed() -> Lifecycle {
     }
 }
 
-/// Bytes that are on the disk, or may be, are not received in vain.
+/// Bytes that are on the disk, or may be, are not wasted.
 #[test]
 fn a_failed_torrent_counts_the_bytes_that_it_drops() {
     let mut bed = bed();
@@ -338,7 +338,7 @@ fn a_failed_torrent_counts_the_bytes_that_it_drops() {
     assert!(bed.world.get::<Picker>(bed.torrent).is_none());
 }
 
-/// A full disk costs no pieces, but a torrent that waits for its files has none.
+/// A torrent on a full disk keeps its pieces in flight; a torrent that waits for its files has none.
 #[test]
 fn a_blocked_torrent_keeps_its_pieces_while_its_files_are_open() {
     for (readiness, count) in [(Readiness::Ready, 1), (Readiness::Unopened, 0)] {
@@ -369,7 +369,7 @@ fn the_latest_suggestions_are_kept() {
     assert!(bed.get::<PeerState>(peer).suggests);
 }
 
-/// Requests what a peer may be asked for. Returns the pieces of all its outstanding requests.
+/// Fills a peer's pipeline. Returns the pieces of all its requests in flight.
 fn refill(bed: &mut Bed, peer: Entity) -> Vec<u32> {
     if bed.world.get::<Content>(bed.torrent).is_none() {
         bed.world.entity_mut(bed.torrent).insert(crate::testing::content());
@@ -407,7 +407,7 @@ fn a_peer_is_asked_for_as_many_blocks_as_its_pipeline_holds() {
     }
 }
 
-/// A peer that is choking, that we want nothing of, or that owes too much, is asked for nothing.
+/// Nothing is requested from a peer that chokes us, is not interesting, or owes too many blocks.
 #[test]
 fn a_peer_that_cannot_be_asked_is_not() {
     let asks = |change: fn(&mut Bed, Entity)| {
@@ -489,7 +489,7 @@ fn a_withheld_piece_is_considered_again() {
     }
 }
 
-/// Once no piece is left to begin, peers that found nothing help others.
+/// Once no piece is left to begin, starved peers get requests for blocks that others owe.
 #[test]
 fn the_endgame_calls_the_peers_that_wait() {
     let mut bed = bed();
@@ -506,7 +506,7 @@ fn the_endgame_calls_the_peers_that_wait() {
     assert!(is_listed(&mut bed, waits));
 }
 
-/// A peer of unknown speed is asked for one block that another one owes, as a probe.
+/// One block that another peer owes is requested from a peer of unknown speed, as a probe.
 #[test]
 fn an_unknown_peer_is_probed_in_the_endgame() {
     for has_answered in [false, true] {

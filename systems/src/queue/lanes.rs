@@ -13,7 +13,7 @@ pub(super) struct Place {
     pub(super) torrent: Entity,
 }
 
-/// The part of a torrent in the queue.
+/// The role of a torrent in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
     /// The torrent runs and counts.
@@ -32,7 +32,7 @@ impl Class {
     }
 }
 
-/// The torrents that compete for the same places: downloads, or seeds.
+/// The torrents that compete for the same slots: downloads, or seeds.
 #[derive(Debug, Default)]
 pub(super) struct Lane {
     counted: BTreeSet<Place>,
@@ -74,8 +74,8 @@ impl Lane {
         !self.slow.is_empty()
     }
 
-    /// Makes torrents run and wait until those run that come first: at most `most_counted` that count, and at most
-    /// `most` in all. Returns the changes in their order: torrents with their new class.
+    /// Starts and suspends torrents until the first ones run: at most `most_counted` that count, and at most `most` in
+    /// all. Returns each changed torrent with its new class, in the order of the changes.
     pub(super) fn settle(&mut self, most_counted: usize, most: usize) -> Vec<(Place, Class)> {
         let most_counted = most_counted.saturating_sub(self.forced.len());
         let most = most.saturating_sub(self.forced.len());

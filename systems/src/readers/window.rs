@@ -88,7 +88,7 @@ mod tests {
         Timestamp::ZERO + Duration::from_millis(millis)
     }
 
-    /// A window of a reader of a file of 1024 pieces, who reads on from `piece`.
+    /// Moves the window of a reader that continues at `piece` of a file of 1024 pieces.
     fn follow(window: &mut Window, now: Timestamp, piece: u64, (is_waiting, bytes_per_s): (bool, u64)) {
         let geometry = Geometry::new(1024 * PIECE, PIECE as u32).unwrap();
         let bytes = piece * PIECE..1024 * PIECE;

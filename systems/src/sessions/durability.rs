@@ -1,4 +1,4 @@
-//! Durability of pieces: which pieces are known to be in stable storage, and which are known not to be.
+//! Durability of pieces: which pieces are known to be durable, and which are known to be lost.
 //!
 //! An operating system that fails to sync a file reports it once. After that it treats the written data as saved: the
 //! data can still be read, a later sync succeeds, and the next power failure destroys it. So pieces that were not
@@ -60,7 +60,7 @@ impl Durability {
         session.lost = Runs::of(self.lost.iter());
     }
 
-    /// Returns the pieces that a session may call held after the next sync.
+    /// Returns the pieces that a session may list as held after the next sync.
     pub(super) fn runs_of(&self, have: &Bitfield) -> Runs {
         Runs::of(have.iter().filter(|piece| !self.lost.contains(*piece)))
     }

@@ -273,8 +273,8 @@ mod tests {
         bed
     }
 
-    /// Adds a torrent whose session is to be ended. Its saved state is known if `loaded` says so, and whether there is
-    /// any.
+    /// Adds a torrent whose session is to be ended. `loaded` is `None` while its saved state is unknown, or else tells
+    /// whether there is any.
     fn add(bed: &mut Bed, loaded: Option<bool>) -> Entity {
         let storage = Storage {
             id: StorageId(1),
@@ -311,7 +311,7 @@ mod tests {
         std::mem::take(&mut bed.world.resource_mut::<AwaitingAnswers>().0)
     }
 
-    /// Nothing of a refused torrent is kept, unless it was saved before.
+    /// No state of a refused torrent is kept, unless it was saved before.
     #[test]
     fn a_refused_torrent_is_forgotten_unless_it_was_known() {
         for is_known in [false, true] {
@@ -324,7 +324,8 @@ mod tests {
         }
     }
 
-    /// Torrents that are stopped while they are loaded end one after the other, each as it was asked last.
+    /// Torrents that are stopped while they are loaded end one after the other, each in the way that was requested
+    /// last.
     #[test]
     fn torrents_wait_for_the_state_folder() {
         let mut bed = bed();

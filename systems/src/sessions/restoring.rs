@@ -125,7 +125,7 @@ pub(super) fn collect_restored(
         } else if let Ok((_, mut partials)) = torrents.get_mut(piece.torrent)
             && let Some(blocks) = partials.0.get_mut(&piece.index)
         {
-            // Unreadable blocks are simply missing: the session never called them held.
+            // Unreadable blocks are simply missing: the session never listed them as held.
             for block in run.first..run.first + run.count {
                 blocks.remove(block);
             }

@@ -232,7 +232,7 @@ impl SessionWriter<'_, '_> {
         session.moving.clone_from(&saved.state.moving);
         session.trackers = self.trackers_of(saved);
         saved.save_choice(&mut session);
-        // The session claims what the last one claimed.
+        // The session makes the same claims as the last one.
         saved.state.claims.submitted = saved.state.claims.durable;
         saved.state.additions.submitted = saved.state.additions.current;
         self.push(saved, session);
@@ -258,7 +258,7 @@ impl SessionWriter<'_, '_> {
         });
     }
 
-    /// Records the pieces lost by a failed sync, before pieces that exist only in the system's memory are hashed again.
+    /// Records the pieces lost by a failed sync, before pieces that exist only in the page cache are hashed again.
     /// Pieces in flight may have been written too.
     fn record_lost_pieces(&mut self, saved: &mut SavedItem<'_, '_>, mut session: Box<Session>, reason: Arc<str>) {
         let in_flight = saved.active.into_iter().flat_map(|active| active.all.keys().copied());
@@ -533,7 +533,7 @@ pub(super) fn collect_synced(
 }
 
 impl SessionWriter<'_, '_> {
-    /// Updates a session by the stamps of its torrent's synced files. Returns the torrent's failure if somebody else
+    /// Updates a session by the stamps of its torrent's synced files. Returns the torrent's fault if another program
     /// has changed one of them.
     fn apply_synced(
         &mut self,
@@ -560,7 +560,7 @@ impl SessionWriter<'_, '_> {
         if has_new_files {
             self.register(saved);
         }
-        // Fault 73: the session calls no piece of the file held, and a torrent that continues checks what is left.
+        // Fault 73: the session lists no piece of the file as held, and a running torrent checks the rest of the file.
         for &index in &lost {
             match files.get(index) {
                 Some(file) => forget_pieces(session, geometry.pieces_of(file.offset..file.end())),

@@ -1,4 +1,4 @@
-//! The saved state of a torrent: what the next session says of its files, and the progress of the current save.
+//! The saved state of a torrent: the next session's facts about its files, and the progress of the current save.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -278,7 +278,7 @@ impl SessionState {
         *self = known;
     }
 
-    /// Records that the session in the state folder is damaged: whatever it says, another one is to replace it.
+    /// Records that the session in the state folder is damaged: it is replaced whatever its contents.
     pub(crate) fn record_damaged(&mut self) {
         self.is_damaged = true;
     }
@@ -606,7 +606,7 @@ impl SessionState {
             .take_if(|moving| matches!(moving.stage, MoveStage::Copying | MoveStage::Relocating));
     }
 
-    /// Records that nothing of a move is left to be done.
+    /// Records that a move is complete.
     pub(crate) fn end_move(&mut self) {
         self.moving = None;
         if let Some(loaded) = &mut self.loaded {
@@ -699,7 +699,7 @@ impl SessionState {
         }
     }
 
-    /// Returns the session as it was loaded, with what has changed since, until the held pieces are known.
+    /// Returns the loaded session with all changes since, until the held pieces are known.
     pub(crate) fn loaded(&self) -> Option<&Session> {
         self.loaded.as_deref()
     }
@@ -746,7 +746,7 @@ impl SessionState {
         self.intent.is_stopped = true;
     }
 
-    /// Whether the session says that a user stopped the torrent.
+    /// Whether a user stopped the torrent, according to the session.
     pub(crate) fn was_stopped(&self) -> bool {
         self.saved.is_some_and(|saved| saved.intent.is_stopped)
     }

@@ -26,7 +26,7 @@ use crate::AnnounceSet;
 use crate::conditions::has_commands;
 use crate::durable::{DurableChanges, SettleChanges, TakeChanges, has_changes};
 
-/// Edits trackers, and announces, when the user asks for it.
+/// Edits trackers, and announces, at the request of users.
 pub struct TrackerControlPlugin;
 
 impl Plugin for TrackerControlPlugin {
@@ -59,7 +59,7 @@ type Urls = Vec<Vec<Arc<str>>>;
 struct TrackersEdit {
     /// The trackers before, in case the new ones cannot be saved.
     before: Urls,
-    /// Whether they had been edited.
+    /// Whether the trackers had been edited before.
     was_edited: bool,
     reply: Reply<Result<(), EditTrackersError>>,
 }

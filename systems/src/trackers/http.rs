@@ -54,7 +54,7 @@ pub(super) fn send_http_requests(
             range: None,
             timeout: seconds(settings.trackers.http_timeout_s),
             max_body_bytes: settings.trackers.max_reply_bytes,
-            // The limit of the body is enough.
+            // The limit on the body's length is enough.
             credit: u64::MAX,
         }));
     }

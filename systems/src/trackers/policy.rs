@@ -99,7 +99,7 @@ pub(super) struct AnnounceDue {
     chain: usize,
 }
 
-/// Chains that wait for one of the concurrent announces to end.
+/// Chains that wait because the limit on concurrent announces is reached.
 #[derive(Resource, Debug, Default)]
 pub(super) struct Turns {
     asking_count: usize,
@@ -295,7 +295,7 @@ impl Advance<'_, '_> {
 }
 
 impl Advance<'_, '_> {
-    /// Announces a torrent as early as its trackers allow, because the user asks for it. Returns the time until then.
+    /// Announces a torrent as early as its trackers allow, at the request of the user. Returns the time until then.
     pub(super) fn announce_early(&mut self, torrent: Entity, name: &Arc<str>) -> Result<Duration, AnnounceError> {
         let now = self.clock.now();
         let when = |route: &Route| match route.status {
@@ -491,7 +491,7 @@ impl AnnounceParams<'_, '_> {
         let Some(local) = self.local.0.iter().find(|address| Family::of(address.ip()) == family) else {
             return false;
         };
-        // BEP 3: what is missing of the whole torrent, wanted or not, so that trackers count seeds correctly.
+        // BEP 3: the missing bytes of the whole torrent, wanted or not, so that trackers count seeds correctly.
         let left = sizes.map_or(UNKNOWN_LEFT, |(have, Layout(geometry))| {
             geometry.pieces_size() - geometry.size_of(have)
         });
@@ -734,7 +734,7 @@ impl Intervals {
 fn wait_after(failure: &Failure, failures: u32, limits: &TrackerSettings) -> Duration {
     let least = seconds(limits.backoff_s);
     match failure.retry {
-        // The settings may put the least wait above the most.
+        // The settings may make the minimum wait longer than the maximum.
         Retry::After(wait) => wait.clamp(least, seconds(limits.max_interval_s).max(least)),
         _ if failure.is_unreachable => UNREACHABLE_WAIT,
         _ => backoff(failures, limits),

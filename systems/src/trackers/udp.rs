@@ -217,7 +217,7 @@ mod tests {
         }
     }
 
-    /// A tracker without an address of a family is not asked over it, and is not at fault.
+    /// A tracker without an address of a family gets no requests over it, and does not count as failed.
     #[test]
     fn a_host_without_an_address_of_the_family_is_unreachable() {
         let mut bed = bed();
@@ -232,7 +232,7 @@ mod tests {
         assert!(exchange.udp.exchanges.is_empty());
     }
 
-    /// BEP 15: a connection is valid for a minute; those that are not make room for new ones.
+    /// BEP 15: a connection is valid for a minute; connections that are not make room for new ones.
     #[test]
     fn connections_are_kept_up_to_a_limit_and_while_they_are_valid() {
         let mut bed = bed();

@@ -130,7 +130,7 @@ pub(in crate::lifecycle) fn collect_loaded(
             if !resumed.saved.state.has_saved_additions() {
                 save.write(SaveTorrent { torrent });
             }
-            // No file has to be examined before the callers of an add are answered.
+            // No file has to be examined before the callers that add the torrent are answered.
             if !is_opened && resumed.saved.state.is_durable() {
                 adds.answer(torrent, &Ok(resumed.torrent.id()));
             }
@@ -144,7 +144,7 @@ pub(in crate::lifecycle) fn collect_loaded(
 
 impl ResumedItem<'_, '_> {
     /// Continues with the files, if they are known and the torrent is not paused: with a move of them that has not
-    /// ended, or by opening them. Returns whether anything is done with them.
+    /// ended, or by opening them. Returns whether one of these steps has begun.
     pub(in crate::lifecycle) fn go_on(
         &mut self,
         entity: Entity,

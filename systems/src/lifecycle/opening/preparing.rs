@@ -1,4 +1,4 @@
-//! The last step of opening: a complete torrent is ready; for any other, the files that it will write are created.
+//! The last step of opening: the files that an incomplete torrent will write are created.
 
 use bevy_ecs::entity::EntityHashSet;
 use bevy_ecs::prelude::*;

@@ -48,7 +48,7 @@ fn an_add_is_answered_when_the_files_are_decided_on() {
     }
 }
 
-/// Whether the folder is the same decides whether what is known of the files is still of use.
+/// Knowledge of the files is kept if the folder stays the same.
 #[test]
 fn a_renewed_torrent_has_moved_if_its_folder_is_another_one() {
     for (root, has_moved) in [(None, false), (Some("/downloads"), false), (Some("/other"), true)] {

@@ -172,7 +172,7 @@ fn a_pause_that_a_removal_joins_finds_no_torrent() {
     }
 }
 
-/// A torrent whose session cannot be written stays listed, and says what had been asked of it.
+/// A torrent whose session cannot be written stays listed, and reports the ending that was requested.
 #[test]
 fn an_end_that_cannot_be_saved_is_a_fault() {
     for (is_stop, begins) in [(true, "stopped, but"), (false, "paused, but")] {

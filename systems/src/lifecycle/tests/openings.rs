@@ -217,7 +217,7 @@ fn load(opening: Opening, loaded: Loaded) -> Bed {
     bed
 }
 
-/// A session without metadata is about no file.
+/// A session without metadata names no file.
 #[test]
 fn a_session_about_the_files_is_known_and_registers_them() {
     for (lacks_metadata, is_known) in [(false, true), (true, false)] {
@@ -252,7 +252,7 @@ fn a_session_that_arrives_at_the_end_of_a_stop_opens_nothing() {
     }
 }
 
-/// The data that a damaged session recovers is about its own folder.
+/// The data that is recovered from a damaged session applies to its own folder only.
 #[test]
 fn salvaged_files_are_claimed_unless_there_is_a_session_or_another_folder() {
     for (has_session, has_root, is_claimed) in [(false, false, true), (false, true, false), (true, false, false)] {

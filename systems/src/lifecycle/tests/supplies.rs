@@ -29,7 +29,7 @@ fn supplied_metadata_waits_for_the_survey() {
     }
 }
 
-/// The bytes of the info dictionary are the torrent's, and describe no torrent that this engine can use.
+/// The info dictionary has the torrent's hash, but describes no torrent that this engine can use.
 #[test]
 fn unusable_metadata_fails_its_torrent() {
     for (info, is_its) in [

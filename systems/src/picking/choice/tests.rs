@@ -430,7 +430,7 @@ fn begun_extents_are_continued_to_their_end() {
     assert_eq!(next_in_extent(0, &geometry, 0), None);
 }
 
-/// A block that comes in just the time that this peer takes is not requested twice.
+/// A block that arrives within the time that this peer takes is not requested twice.
 #[test]
 fn a_peer_that_is_as_fast_is_not_helped() {
     let (mut table, patience) = slow_endgame();

@@ -270,7 +270,7 @@ fn a_session_is_written_after_the_blocks_that_it_names() {
     assert!(partials.values().all(|blocks| blocks.iter().eq([1])) && partials.len() == 2);
 }
 
-/// A failed torrent may have been wrong about its pieces: its session stays as it is, but for the user's intent.
+/// A failed torrent may have been wrong about its pieces: its session stays as it is, except for the user's intent.
 #[test]
 fn a_torrent_that_is_not_certain_saves_the_intent_only() {
     let fail = |bed: &mut Bed| {
@@ -353,7 +353,7 @@ fn a_failed_sync_is_recorded() {
     assert_eq!(begin(&mut bed), Requested::Sync);
 }
 
-/// Fault 73. A torrent that ends needs no check of what is left: its next run does that.
+/// Fault 73. A torrent that ends does not check the rest of its data: its next run does.
 #[test]
 fn a_file_that_somebody_changed_restarts_a_torrent_that_goes_on() {
     for is_last in [false, true] {
@@ -368,7 +368,7 @@ fn a_file_that_somebody_changed_restarts_a_torrent_that_goes_on() {
     }
 }
 
-/// A file that is shorter than the held pieces in it was cut by somebody.
+/// A file that is shorter than its held pieces was truncated by another program.
 #[test]
 fn a_file_has_to_reach_the_end_of_its_last_held_piece() {
     let geometry = Geometry::new(98304, 32768).unwrap();

@@ -1,4 +1,4 @@
-//! Tests of [`SessionState`]: what a torrent knows about the owners of its files.
+//! Tests of [`SessionState`]: a torrent's knowledge of the owners of its files.
 
 use ecs_torrent_components::session::{Runs, VolumeId};
 use ecs_torrent_engine::ports::disk::FoundFile;
@@ -247,7 +247,7 @@ fn what_the_state_folder_had_is_known() {
     assert!(state.is_known());
 }
 
-/// A torrent that is opened again in the same run keeps what it has learned since the last save.
+/// A torrent that is opened again in the same run keeps its knowledge since the last save.
 #[test]
 fn what_this_run_knows_outlives_a_load() {
     let mut state = state(true);
@@ -363,7 +363,7 @@ fn changes_are_saved_and_time_only_in_portions() {
     assert!(Summary::of_session(&examined).has_result && !summary.has_result);
 }
 
-/// A permission ends with the last piece of its file: what comes in its place later is the user's.
+/// A permission ends with the last piece of its file: a file that replaces it later is the user's.
 #[test]
 fn complete_files_are_not_changed_again() {
     let mut state = state(true);

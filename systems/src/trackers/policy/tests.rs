@@ -1,4 +1,4 @@
-//! Tests of the times at which trackers are asked, and of the events that they get.
+//! Tests of the times at which announces are sent, and of their events.
 
 use std::net::Ipv4Addr;
 
@@ -145,7 +145,7 @@ fn the_next_tracker_of_a_tier_is_asked_once_the_first_has_failed() {
             AnnounceEvent::Started,
             Err(Failure::new("busy")),
         );
-        // However short its wait is, a tracker is asked once a round.
+        // A tracker gets one announce a round, however short its wait is.
         route(&mut bed, *tracker).next_announce = NOW;
     }
     assert_eq!(announce(&mut bed), [], "all have failed");
@@ -293,7 +293,7 @@ fn a_stop_ends_when_every_tracker_that_knows_has_answered() {
     assert_eq!(bed.get::<Announcer>(bed.torrent).stopped_count, 0, "an answer too many");
 }
 
-/// The answer to `stopped` says nothing about the announce of a torrent that has begun again meanwhile.
+/// The answer to `stopped` does not affect the announce of a torrent that has started again meanwhile.
 #[test]
 fn a_late_answer_to_a_stop_does_not_disturb_a_new_beginning() {
     let (mut bed, trackers) = bed(1);
@@ -361,7 +361,7 @@ fn a_tracker_that_refuses_says_when_to_return() {
     assert_eq!(wait_after(&Failure::new("busy"), 2, &limits), backoff(2, &limits));
 }
 
-/// A tracker that did not answer `started` does not know us; one that failed later does.
+/// A tracker that did not answer `started` has not registered us; one that failed later has.
 #[test]
 fn a_failed_start_is_repeated() {
     for (event, was_started) in [(AnnounceEvent::Started, false), (AnnounceEvent::None, true)] {
