@@ -77,7 +77,7 @@ enum State {
     Busy,
     /// The peer and the torrent are both complete: the address is not dialed before the torrent lacks something.
     Redundant,
-    /// The peer is connected at this other address of it.
+    /// The peer is connected at this other address.
     Elsewhere(SocketAddr),
 }
 
@@ -136,9 +136,9 @@ pub struct Retry {
 }
 
 impl Candidates {
-    /// Adds an address of canonical priority `priority` (BEP 40), keeping at most `max` addresses. In a full
-    /// table, a new address displaces one of no use or one that has failed, or is not added. True if it is new and was
-    /// added. A known address gets the flags and the source that are new.
+    /// Adds an address of canonical priority `priority` (BEP 40), keeping at most `max` addresses. In a full table, a
+    /// new address displaces a redundant or failed one, or is not added. True if it is new and was added. A known
+    /// address gets the flags and the source that are new.
     ///
     /// User-named addresses have precedence: a new one displaces any idle address that no user named, and a known one
     /// is ready to dial at once, however often it has failed.
@@ -210,7 +210,7 @@ impl Candidates {
         self.counts.of(source).refused += reports as u64;
     }
 
-    /// Returns what became of the addresses of each source that has reported any.
+    /// Returns the counts of each source that has reported any address.
     pub fn counts(&self) -> impl Iterator<Item = (CandidateSource, SourceCounts)> + '_ {
         self.counts.iter()
     }
@@ -490,8 +490,8 @@ impl Candidates {
         self.table.keys().copied()
     }
 
-    /// Returns at most `max` addresses worth saving: connected ones first, then those with the fewest failures, and at
-    /// last those of no use to a complete torrent.
+    /// Returns at most `max` addresses worth saving: connected ones first, then those with the fewest failures, and
+    /// last those of complete peers.
     #[must_use]
     pub fn best(&self, max: usize) -> Vec<SocketAddr> {
         let mut all: Vec<_> = self.table.iter().collect();
@@ -526,8 +526,8 @@ impl Candidates {
         self.idle_user_count
     }
 
-    /// Forgets an address of no use to a complete torrent, or else the failed address with the longest wait, or else
-    /// the last one to dial if it is doubtful; for a user also another one. False if there is none.
+    /// Forgets the address of a complete peer, or else the failed address with the longest wait, or else the last one
+    /// to dial if it is doubtful. A user-named address may displace any other. False if there is none.
     fn displace(&mut self, by: CandidateSource) -> bool {
         let candidate = |address: &SocketAddr| self.table.get(address);
         let is_strange = |address: &SocketAddr| candidate(address).is_some_and(|c| !c.is_user_named());
@@ -562,7 +562,7 @@ impl Candidate {
         order::rank(address, &facts)
     }
 
-    /// Whether only other peers or DHT nodes report the address, and nobody has answered there.
+    /// Whether only other peers or DHT nodes report the address, and no peer has answered there.
     fn is_unconfirmed(&self) -> bool {
         !self.has_connected && self.sources.iter().all(CandidateSource::is_unconfirmed)
     }

@@ -9,7 +9,7 @@ use ecs_torrent_protocol::hash::InfoHash;
 use crate::commands::Reply;
 use crate::stats::TorrentStats;
 
-/// A place in the history of one run of an engine. Every change has a later one than the changes before it.
+/// A position in the history of one run of an engine. Every change has a later one than the changes before it.
 ///
 /// Clients see it as text:
 ///
@@ -62,11 +62,11 @@ pub struct RemovedTorrents {
 }
 
 impl RemovedTorrents {
-    /// Most removed torrents that are remembered. A client that asks every second misses some, and gets the whole list
-    /// again, if more are removed in a second.
+    /// Maximum number of removed torrents that are remembered. A client that asks every second misses some, and gets
+    /// the whole list again, if more are removed in a second.
     pub const MAX: usize = 10_000;
 
-    /// Creates a list that knows nothing of the time before a change.
+    /// Creates a list without the removals before a change.
     #[must_use]
     pub fn since(number: u64) -> Self {
         Self {
@@ -115,13 +115,13 @@ impl RemovedTorrents {
 /// Gets the torrents that have changed since a revision. The cost depends on the number of changes, not of torrents.
 ///
 /// A torrent counts as changed when its state, name, size, progress, counters, error, dates or number of peers change,
-/// and once per second while it transfers data or is being checked. What the mere passing of time changes (the running
-/// time) does not count, nor what the state of single peers, trackers and sources is.
+/// and once per second while it transfers data or is being checked. Values that change with time alone (the running
+/// time) do not count, nor does the state of single peers, trackers and sources.
 #[derive(Debug)]
 pub struct GetChanges {
     /// The revision of the last answer; `None` to get everything.
     pub since: Option<Revision>,
-    /// Most torrents in the answer.
+    /// Maximum number of torrents in the answer.
     pub max_count: usize,
     /// Answered with the changes.
     pub reply: Reply<Changes>,
@@ -132,8 +132,8 @@ pub struct GetChanges {
 pub struct Changes {
     /// The changes up to this revision are known.
     pub revision: Revision,
-    /// Whether the answer is not based on the requested revision, because that is of another run or too old: torrents
-    /// that are not in this answer and the next ones are gone.
+    /// Whether the answer is not based on the requested revision, because that belongs to another run or is too old:
+    /// torrents that are in neither this answer nor the following ones are gone.
     pub is_reset: bool,
     /// Torrents that were removed or stopped.
     pub removed: Vec<InfoHash>,

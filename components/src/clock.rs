@@ -51,7 +51,7 @@ impl Clock {
     }
 }
 
-/// The time of the next tick if no port has an event before: the earliest deadline requested by the systems.
+/// The time of the next tick if no port has an event earlier: the earliest deadline that the systems requested.
 ///
 /// Requests are commutative and take a shared borrow, so they do not order systems.
 #[derive(Resource, Debug, Default)]

@@ -304,12 +304,12 @@ pub struct AddTorrent {
     /// Whether the engine adds the torrent by itself when it resumes; the user's options in its session stay in force
     /// then.
     pub is_resumed: bool,
-    /// Answered when the torrent is listed, may use its files, and is saved with everything that this add brought; or
-    /// with the reason for the refusal.
+    /// Answered when the torrent is listed, may use its files, and is saved with all data of this add, or with the
+    /// reason for the refusal.
     pub reply: Reply<Result<InfoHash, AddError>>,
 }
 
-/// Reasons to refuse a torrent. Nothing of a refused torrent is kept, and no file has been touched. A torrent that was
+/// Reasons to refuse a torrent. No state of a refused torrent is kept, and no file has been touched. A torrent that was
 /// listed before stays listed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AddError {
@@ -669,7 +669,7 @@ pub enum MoveError {
         /// The file.
         path: PathBuf,
     },
-    /// The disk failed or is full. Whatever had been moved was moved back.
+    /// The disk failed or is full. All files that had been moved were moved back.
     #[error("{name} is not moved: {reason}")]
     Failed {
         /// The torrent's name.
@@ -795,7 +795,7 @@ pub enum ResumeError {
     /// The state folder cannot be listed. No torrent is resumed.
     #[error("cannot resume: {0}")]
     Unreadable(Arc<str>),
-    /// The session of a stopped torrent cannot be replaced by one that does not call it stopped. The other torrents are
+    /// The session of a stopped torrent cannot be replaced by one without the mark `stopped`. The other torrents are
     /// resumed.
     #[error("{name} stays stopped: {0}", name = .0.name)]
     Unsaved(Unsaved),
@@ -831,7 +831,7 @@ pub enum ResumeTorrentError {
         /// The reason.
         reason: Arc<str>,
     },
-    /// The saved session cannot be replaced by one that does not call the torrent stopped.
+    /// The saved session cannot be replaced by one without the mark `stopped`.
     #[error("{name} stays stopped: {0}", name = .0.name)]
     Unsaved(Unsaved),
 }
@@ -867,7 +867,7 @@ pub struct SetFiles {
     pub priorities: Vec<(RangeInclusive<u32>, FilePriority)>,
     /// The new order of pieces of equal priority. It needs no metadata.
     pub order: PieceOrderChange,
-    /// Answered when all of it is durable and in force, or with the reason for the refusal.
+    /// Answered when the changes are durable and in force, or with the reason for the refusal.
     pub reply: Reply<Result<(), SetFilesError>>,
 }
 
@@ -1059,7 +1059,7 @@ pub enum ScrapeError {
 pub struct EditTrackers {
     /// The torrent.
     pub torrent: InfoHash,
-    /// Announce URLs to remove, in full or as they are listed, without what could be a passkey.
+    /// Announce URLs to remove, in full or in the form in which they are listed, without possible passkeys.
     pub remove: Vec<String>,
     /// Announce URLs to add, by tier. Those that the torrent has stay where they are.
     pub add: Vec<Vec<String>>,

@@ -20,7 +20,7 @@ pub struct GetDhtStats {
     pub reply: Reply<DhtStats>,
 }
 
-/// Searches peers of a torrent, which need not be listed here (BEP 5), without announcing us.
+/// Searches for peers of a torrent, which need not be listed here (BEP 5), without announcing us.
 #[derive(Debug)]
 pub struct FindDhtPeers {
     /// The torrent.
@@ -29,7 +29,7 @@ pub struct FindDhtPeers {
     pub reply: Reply<Result<DhtPeers, DhtError>>,
 }
 
-/// Searches an item (BEP 44).
+/// Searches for an item (BEP 44).
 #[derive(Debug)]
 pub struct GetDhtItem {
     /// The item's target: the hash of its value, or of its publisher's key and its salt.
@@ -53,13 +53,13 @@ pub struct PutDhtItem {
     pub reply: Reply<Result<usize, DhtError>>,
 }
 
-/// Reasons why the DHT could not do what was asked.
+/// Reasons why the DHT could not carry out a command.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DhtError {
     /// The DHT is switched off, by settings or by a private address only.
     #[error("the DHT is off")]
     Off,
-    /// No node is known that could be asked.
+    /// No node is known to which queries could be sent.
     #[error("no node of the DHT has answered yet")]
     NoNodes,
     /// The target is the hash of a torrent that is listed here and may not be named in the DHT.

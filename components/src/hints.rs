@@ -1,4 +1,4 @@
-//! Hints in magnet links beside names, trackers and addresses of peers.
+//! Hints in magnet links other than names, trackers and addresses of peers.
 
 use bevy_ecs::prelude::*;
 use ecs_torrent_protocol::host_port::HostPort;
@@ -30,7 +30,7 @@ pub struct LinkHints {
 pub struct KeptHints(pub LinkHints);
 
 impl LinkHints {
-    /// Whether there are none.
+    /// Whether there are no hints.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.web_seeds.is_empty() && self.peer_hosts.is_empty()

@@ -77,7 +77,7 @@ impl LabelBounds {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LabelsPatch {
-    /// The labels in the place of those that the torrent has.
+    /// The labels that replace the torrent's.
     pub set: Option<Vec<String>>,
     /// Labels that the torrent gets.
     pub add: Vec<String>,

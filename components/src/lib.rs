@@ -14,11 +14,11 @@
 //! | [`session`] | the saved state of a torrent between runs, and its file format |
 //! | [`settings`] | all limits and defaults |
 //! | [`clock`], [`deadlines`], [`random`] | time and randomness, as systems see them |
-//! | [`tick_times`] | how long ticks take |
+//! | [`tick_times`] | durations of ticks |
 //! | [`candidates`], [`bans`], [`reaper`] | peers to connect to, banned peers, and entities to despawn |
 //! | [`wanted`], [`selection`] | the files that the user wants, and the pieces that follow |
 //! | [`work_list`] | lists of entities with work to do |
-//! | [`queue`] | places of torrents in the queue |
+//! | [`queue`] | positions of torrents in the queue |
 //! | [`readers`] | readers of files, and the pieces that they need next |
 //! | [`seeding`] | limits on how much a torrent seeds |
 //! | [`super_seeding`] | the turns of super-seeding |

@@ -21,7 +21,7 @@ use serde::{Serialize, Serializer};
 /// The user's intent for a torrent.
 #[derive(Component, Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Desired {
-    /// The torrent downloads what is missing, and seeds.
+    /// The torrent downloads missing pieces, and seeds.
     #[default]
     Run,
     /// The torrent stays listed and does nothing: no peers, no announces, no open files.
@@ -123,7 +123,7 @@ impl StopPhase {
 }
 
 /// The running phase of a torrent's stop or pause. A phase has no deadline of its own: each of its participants has
-/// one, because what a participant leaves undone at the end depends on the participant.
+/// one, because the consequences of a missed deadline depend on the participant.
 #[derive(Component, Debug)]
 #[component(storage = "SparseSet")]
 pub struct Stopping {
@@ -186,7 +186,7 @@ impl Lifecycle {
         self.is_running() || *self == Self::FetchingMetadata
     }
 
-    /// Whether the torrent needs peers that have something: its pieces or its metadata.
+    /// Whether the torrent needs peers, for its pieces or its metadata.
     #[must_use]
     pub fn wants_peers(&self) -> bool {
         matches!(self, Self::Downloading | Self::FetchingMetadata)

@@ -198,7 +198,7 @@ pub struct BlockAccepted {
     pub len: u32,
 }
 
-/// Payload arrived that is of no use: late, duplicate or unsolicited.
+/// Useless payload arrived: late, duplicate or unsolicited.
 #[derive(Message, Debug, Clone)]
 pub struct BlockWasted {
     /// The torrent.
@@ -402,7 +402,7 @@ pub struct PeerConnected {
     pub peer: Entity,
 }
 
-/// A download has no peers and no address to try now. Sources of peers may look for some.
+/// A download has no peers and no address to dial now. Sources of peers may search for some.
 #[derive(Message, Debug, Clone)]
 pub struct PeersWanted {
     /// The torrent.

@@ -117,7 +117,7 @@ pub struct Wire {
     pub listed: Listed,
     /// Whether the peer waits for credit because downloads are limited.
     pub waits: Listed,
-    /// When the peer last had to wait for that.
+    /// When the peer last had to wait for credit.
     pub last_limited: Option<Timestamp>,
     /// When the incomplete frame at the front began to arrive.
     pub frame_since: Option<Timestamp>,
@@ -125,7 +125,7 @@ pub struct Wire {
     pub last_message: Timestamp,
     /// How often the peer may replace all its pieces.
     pub bitfields: Allowance,
-    /// How often the peer may take back a single piece or repeat its extension handshake.
+    /// How often the peer may withdraw a single piece or repeat its extension handshake.
     pub changes: Allowance,
     /// How often the peer may choke and unchoke us.
     pub chokes: Allowance,
@@ -178,7 +178,7 @@ impl Allowance {
 /// connection, and each one makes the picker count all pieces again.
 const BITFIELDS: (u32, Duration) = (8, Duration::from_secs(10));
 
-/// Burst and interval of pieces taken back and of extension handshakes. A client may lose this many pieces with a file.
+/// Burst and interval of withdrawn pieces and of extension handshakes. A client may lose this many pieces with a file.
 /// Each change is O(1).
 const CHANGES: (u32, Duration) = (512, Duration::from_millis(50));
 
@@ -311,7 +311,7 @@ impl PeerExtensions {
 /// The extensions that this engine supports, in the order of their message ids; plugins add theirs before the start.
 #[derive(Resource, Debug, Default)]
 pub struct ExtensionRegistry {
-    /// The names, and to the peers of which torrents the extension is announced.
+    /// The names, each with the torrents to whose peers the extension is announced.
     names: Vec<(&'static str, Audience)>,
 }
 

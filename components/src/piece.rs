@@ -35,7 +35,7 @@ pub struct BlockSlot {
     pub data: Payload,
     /// The peer that sent the block.
     pub from: Option<Entity>,
-    /// Peers with an outstanding request for the block that has not timed out.
+    /// Peers with a request in flight for the block that has not timed out.
     pub requested_from: SmallVec<[Entity; 2]>,
     /// When the block was last requested.
     pub requested_at: Timestamp,
@@ -49,7 +49,7 @@ pub struct BlockSlot {
 }
 
 impl BlockSlot {
-    /// Whether the block is missing and no unexpired request for it is outstanding.
+    /// Whether the block is missing and no unexpired request for it is in flight.
     #[must_use]
     pub fn is_free(&self) -> bool {
         !self.received && self.requested_from.is_empty()
@@ -549,7 +549,7 @@ mod tests {
         assert_eq!(memory.used_bytes(), 2 * u64::from(len));
     }
 
-    /// A second write waits already: a further piece would wait as well.
+    /// A second write waits already, so a further piece would wait as well.
     #[test]
     fn no_piece_is_begun_while_the_disk_is_behind() {
         let mut memory = PieceMemory::default();

@@ -1,8 +1,8 @@
-//! The queue: which torrents run when not all may.
+//! The queue, which decides which torrents run when not all of them may.
 //!
 //! | component | kind | content |
 //! |---|---|---|
-//! | [`QueueOrder`], [`ForcedStart`] | intent | the torrent's place, and whether it runs anyway |
+//! | [`QueueOrder`], [`ForcedStart`] | intent | the torrent's position, and whether it ignores the limits |
 //! | [`SlowTransfer`] | fact | the torrent runs, and is too slow to count |
 //! | [`Waiting`] | fact | the torrent has to wait |
 
@@ -82,8 +82,8 @@ pub struct QueueFacts {
 }
 
 impl QueueFactsItem<'_, '_> {
-    /// Whether the torrent takes part in the queue: it runs if it has not to wait. A torrent on a full disk keeps its
-    /// place, and its connections; one whose volume is not there has none.
+    /// Whether the torrent takes part in the queue: it runs unless it has to wait. A torrent on a full disk keeps its
+    /// slot and its connections; one whose volume is not mounted has none.
     #[must_use]
     pub fn may_run(&self) -> bool {
         let is_free = self.fault.0.is_none() && !self.is_stopping;

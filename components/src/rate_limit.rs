@@ -24,13 +24,14 @@ pub struct RateLimits {
     pub download: RateLimit,
     /// Blocks sent to peers.
     pub upload: RateLimit,
-    /// Number of torrents with [`TorrentBuckets`](crate::buckets::TorrentBuckets). Without any, nobody looks for them.
+    /// Number of torrents with [`TorrentBuckets`](crate::buckets::TorrentBuckets). Without any, no system looks for
+    /// them.
     pub torrent_count: usize,
     /// Whether the alternative limits of the settings are in force.
     pub is_alternative: bool,
 }
 
-/// The user's limits on the transfer rates of one torrent. They hold beneath those of the engine. Only torrents with
+/// The user's limits on the transfer rates of one torrent. They apply in addition to the engine's. Only torrents with
 /// limits have this component.
 #[derive(Component, Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -186,7 +187,7 @@ impl RateLimit {
         })
     }
 
-    /// Returns the bytes that are left of the last portion; `None` without a limit.
+    /// Returns the remaining bytes of the last portion; `None` without a limit.
     #[must_use]
     pub fn left(&self) -> Option<u64> {
         self.bytes_per_s.map(|_| u64::try_from(self.left).unwrap_or(0))

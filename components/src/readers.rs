@@ -1,7 +1,7 @@
 //! Readers of files: users read a file while its torrent downloads it.
 //!
-//! A reader moves a window of pieces ahead of the place that it reads ([`PieceDeadlines`]). The picker requests these
-//! pieces before all others.
+//! A reader moves a window of pieces ahead of its position ([`PieceDeadlines`]). The picker requests these pieces
+//! before all others.
 
 use std::sync::Arc;
 
@@ -57,7 +57,7 @@ pub struct ReadFile {
     pub reader: ReaderId,
     /// Offset of the first byte in the file.
     pub offset: u64,
-    /// Most bytes to read.
+    /// Maximum number of bytes to read.
     pub len: u32,
     /// Answered when the piece of the first byte is held, with at least one byte of verified data; with no bytes at the
     /// end of the file; or with the reason why there is none.
@@ -81,7 +81,7 @@ pub enum ReadError {
         /// The index.
         file: u32,
     },
-    /// The user skips the file, and not all of it is there.
+    /// The user skips the file, and part of it is missing.
     #[error("{path} of {torrent} is skipped, so it is not downloaded; give it another priority first")]
     Skipped {
         /// The torrent.
@@ -100,7 +100,7 @@ pub enum ReadError {
     /// There are as many readers as the settings allow, and all of them read.
     #[error("{0} readers are open already, see readers.max_readers")]
     TooMany(usize),
-    /// The reader is closed: another one took the place of this idle one, or the engine was rebuilt.
+    /// The reader is closed: another one replaced this idle one, or the engine was rebuilt.
     #[error("the reader is closed")]
     Closed,
     /// The data did not arrive in time.

@@ -18,8 +18,8 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// Returns the network of an address. An unspecified address stands for this machine, an IPv6 address that leads to
-    /// an IPv4 address for that one.
+    /// Returns the network of an address. An unspecified address stands for this machine. An IPv6 address that leads to
+    /// an IPv4 address counts as that address.
     #[must_use]
     pub fn of(ip: IpAddr) -> Self {
         match unwrapped(ip) {

@@ -1,4 +1,4 @@
-//! Seeding limits of a torrent: how much it seeds, and what happens then.
+//! Seeding limits of a torrent, and the effects of reaching them.
 //!
 //! | component | kind | content |
 //! |---|---|---|
@@ -58,7 +58,7 @@ pub enum OwnLimit {
     Value(u64),
 }
 
-/// Text of a limit that is none.
+/// Text of a value without a limit.
 const UNLIMITED: &str = "none";
 
 impl Serialize for OwnLimit {
@@ -112,7 +112,7 @@ impl Visitor<'_> for OwnLimitVisitor {
 }
 
 impl OwnLimit {
-    /// Returns the limit in force, given the one of the settings; the end of the range is no limit.
+    /// Returns the limit in force, given the one of the settings. The end of the range means no limit.
     fn or(self, inherited: u64, none: u64) -> Option<u64> {
         let value = match self {
             Self::Inherit => inherited,
@@ -191,7 +191,7 @@ impl SeedingPatch {
 }
 
 impl SeedingLimits {
-    /// Whether everything is as the settings say.
+    /// Whether all values are those of the settings.
     #[must_use]
     pub fn is_inherited(&self) -> bool {
         *self == Self::default()
@@ -437,7 +437,7 @@ impl LimitsInForce {
     }
 }
 
-/// The time for which a torrent has been seeding: all that it wants is there, and it runs.
+/// The time for which a torrent has been seeding: it holds everything wanted, and runs.
 #[derive(Component, Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SeedingTime(pub Activity);
 

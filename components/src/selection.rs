@@ -6,10 +6,10 @@ use ecs_torrent_protocol::files::FileTable;
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 
-/// The most ranges and patterns of a selection. Each file is compared with each of them.
+/// Maximum number of ranges and patterns of a selection. Each file is compared with each of them.
 pub const MAX_SELECTORS: usize = 256;
 
-/// The greatest length of a pattern in bytes. The compiled form of a pattern is many times larger than its text.
+/// Maximum length of a pattern in bytes. The compiled form of a pattern is many times larger than its text.
 pub const MAX_GLOB_BYTES: usize = 1024;
 
 /// Files that are chosen before the torrent's files are known: by index, as in a magnet link (BEP 53), or by pattern.
@@ -77,7 +77,7 @@ impl FileSelection {
         }
     }
 
-    /// Whether nothing is selected, and so nothing is said about any file.
+    /// Whether nothing is selected, so that the selection does not affect any file.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.files.is_empty() && self.globs.is_empty()
@@ -167,7 +167,7 @@ mod tests {
         let reversed = RangeInclusive::new(2, 1);
         assert_eq!(new(&[reversed], "*"), Err(SelectionError::Reversed(2, 1)));
         assert_eq!(new(&vec![0..=1; MAX_SELECTORS], "*"), Err(SelectionError::TooMany));
-        // Patterns that expand: refused or matched, in no time.
+        // Patterns that expand are refused or matched quickly.
         let _ = new(&[], &"{a,b}".repeat(200));
         let _ = new(&[], &"**/".repeat(300));
     }

@@ -6,8 +6,8 @@
 //!
 //! The file alone suffices to list a torrent; the `.torrent` is stored beside it.
 //!
-//! Two more lines have checksums of their own, so that they survive damage elsewhere: what the user wants, and the
-//! files that the torrent created. [`Session::salvage`] reads them.
+//! Two more lines have checksums of their own, so that they survive damage elsewhere: the user's intent, and the files
+//! that the torrent created. [`Session::salvage`] reads them.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -42,7 +42,7 @@ const CHECKSUM: &str = "// sha1 ";
 /// elsewhere.
 const CLAIMS: &str = "// files ";
 
-/// Prefix of the line that repeats what the user wants: a session with no other fields, on one line. It has its own
+/// Prefix of the line that repeats the user's intent: a session with no other fields, on one line. It has its own
 /// checksum too.
 const INTENT: &str = "// intent ";
 
@@ -127,7 +127,7 @@ pub struct Session {
     /// Date of the latest payload, in seconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active_at: Option<u64>,
-    /// Whether the torrent must not download, because the user said that all of its data is there.
+    /// Whether the torrent must not download, because the user said that all of its data is present.
     pub require_complete: bool,
     /// Files in the order of the metainfo, as they were at the time of writing; files that differ are checked.
     pub files: Vec<Option<FileStamp>>,
@@ -254,7 +254,7 @@ impl Session {
 pub struct SavedMove {
     /// The other download folder than that of the session: the new one, or, after the switch, the old one.
     pub root: PathBuf,
-    /// How far the move has come.
+    /// The stage of the move.
     pub stage: MoveStage,
     /// Mount point of the volume of the old folder, after the switch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -276,7 +276,7 @@ pub enum MoveStage {
     /// The files are being brought to the new place.
     #[default]
     Copying,
-    /// The move is given up, and what it brought to the new place is being deleted.
+    /// The move is given up, and the files that it brought to the new place are being deleted.
     Undoing,
     /// The files are at the new place, and those at the old one are being deleted.
     DeletingOld,
@@ -309,7 +309,7 @@ pub struct FileStamp {
 }
 
 impl FileStamp {
-    /// Whether the stamps can be of the same state of a file: whatever both of them know is equal.
+    /// Whether the stamps can belong to the same state of a file: all values that both of them have are equal.
     #[must_use]
     pub fn matches(&self, other: &Self) -> bool {
         let is_known_to_differ = matches!((self.changed_ns, other.changed_ns), (Some(a), Some(b)) if a != b);
@@ -424,13 +424,13 @@ pub struct Salvage {
     pub created: BTreeMap<u32, Option<FileId>>,
     /// The key of the marks on the torrent's files.
     pub owner_key: Option<OwnerKey>,
-    /// A session that has only the fields that say what the user wants.
+    /// A session that has only the fields about the user's intent.
     pub intent: Option<Box<Session>>,
 }
 
 impl Salvage {
-    /// Returns a session with everything that was recovered: it knows of no piece, so that the data is checked.
-    /// `geometry` is the torrent's, unless its metadata is not known. `None` if the user's intent was not recovered.
+    /// Returns a session with everything that was recovered. It lists no piece, so that the data is checked. `geometry`
+    /// is the torrent's, unless its metadata is not known. `None` if the user's intent was not recovered.
     #[must_use]
     pub fn session(&self, geometry: Option<&Geometry>) -> Option<Session> {
         let mut session = Session::clone(self.intent.as_ref()?);
@@ -545,7 +545,7 @@ pub enum SessionError {
     /// A later version of the program wrote it.
     #[error("version {0}; this program reads up to {VERSION}")]
     Newer(u32),
-    /// The session belongs to another torrent than its file name says, or its torrent has other sizes.
+    /// The session does not belong to the torrent in its file name, or its torrent has other sizes.
     #[error("foreign: {0}")]
     Foreign(&'static str),
 }
@@ -689,8 +689,8 @@ impl Session {
         check_name(name).map_err(|reason| SessionError::Syntax(format!("renamed: {name:?}: {reason}")))
     }
 
-    /// Returns the part of the session that says what the user wants, with what that needs. Without metadata, and after
-    /// an edit, the session alone knows the trackers.
+    /// Returns the part of the session that contains the user's intent, with the fields that it depends on. Without
+    /// metadata, and after an edit, the session alone knows the trackers.
     fn intent(&self) -> Self {
         let count = self.ids.len() as u32;
         let permitted = self.permitted.to_set(count).unwrap_or_else(|| Bitfield::new(count));

@@ -266,16 +266,16 @@ pub struct PeerSettings {
     pub max_bans: usize,
     /// Number of unsolicited blocks after which a peer is disconnected. Default 64.
     pub max_unsolicited: u32,
-    /// Addresses and networks of peers that are refused: neither dialed nor accepted, whoever names them. Default none;
-    /// at most 10 000.
+    /// Addresses and networks of peers that are refused: neither dialed nor accepted, whatever source names them.
+    /// Default none; at most 10 000.
     pub blocked: Vec<Network>,
     /// Whether two seeds stay connected to each other. Default false.
     pub keep_redundant: bool,
     /// Maximum number of messages of one connection decoded in a tick; the rest, and the peer, wait for the next.
     /// Default 512, as many as the requests that may wait for one peer.
     pub max_messages_per_tick: u32,
-    /// Number of allowed-fast pieces: a choked peer may request them of a leecher, to have something to trade (BEP 6).
-    /// Default 10.
+    /// Number of allowed-fast pieces: a choked peer may request them from a leecher, to have something to trade (BEP
+    /// 6). Default 10.
     pub allowed_fast: usize,
 }
 
@@ -341,9 +341,9 @@ pub struct RequestSettings {
     pub queue_ms: u64,
     /// Minimum time for a requested block to arrive before it may be requested from other peers. Default 20 s.
     pub block_timeout_s: u64,
-    /// Time without any block from a peer that owes some, after which all of its blocks may be requested from other
-    /// peers too. The peer then gets one request at a time until a block arrives. The time is longer for a peer whose
-    /// blocks arrive further apart, up to [`block_timeout_s`](Self::block_timeout_s). Default 5 s.
+    /// Time without any block from a peer that owes some, after which all blocks that it owes may be requested from
+    /// other peers too. The peer then gets one request at a time until a block arrives. The time is longer for a peer
+    /// whose blocks arrive further apart, up to [`block_timeout_s`](Self::block_timeout_s). Default 5 s.
     pub silence_s: u64,
     /// Time without any block from a peer that owes some, after which it counts as snubbing us. Default 60 s.
     pub snub_s: u64,
@@ -482,7 +482,7 @@ impl From<Reach> for AnnounceReach {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrackerSettings {
-    /// Trackers that receive announces. Default the first that answers, as BEP 12 has it.
+    /// Trackers that receive announces. Default the first that answers (BEP 12).
     pub reach: Reach,
     /// Minimum time between two announces to a tracker, whatever interval it requests. A download without peers waits
     /// only for the longer of this and the tracker's own minimum interval; the wait doubles after each announce without
@@ -620,11 +620,11 @@ impl Default for DhtSettings {
 pub struct MetadataSettings {
     /// Maximum size of metadata that is fetched, in bytes. A fetch may need twice as much memory. Default 16 MiB.
     pub max_bytes: u32,
-    /// Maximum number of outstanding requests for metadata to one peer. Default 64.
+    /// Maximum number of requests for metadata in flight to one peer. Default 64.
     pub max_requests: usize,
     /// Time without an answer from a peer after which its requests are sent to another peer too. Default 2 s.
     pub request_timeout_ms: u64,
-    /// Time for which a peer that did not answer or refused is asked for no metadata. Default 60 s.
+    /// Time for which no metadata is requested from a peer that did not answer or refused. Default 60 s.
     pub rest_s: u64,
     /// Whether a torrent without metadata that has trackers gets peers only from these, from the user and from its
     /// magnet link: its metadata may turn out to be private (BEP 27). Default false: magnets are found faster.
@@ -680,7 +680,7 @@ pub struct LimitSettings {
     /// Maximum number of bytes in blocks sent to peers per second, over any ten seconds. The peers that are served get
     /// equal shares. Default 1 TiB, which is no limit.
     pub upload_bytes_per_s: u64,
-    /// When the alternative limits are in force, in the place of the two above. Default never.
+    /// When the alternative limits are in force, in place of the two above. Default never.
     pub alternative: AlternativeUse,
     /// Alternative limit on downloads. Default 1 TiB, which is no limit.
     pub alternative_download_bytes_per_s: u64,
@@ -746,8 +746,8 @@ pub enum AlternativeUse {
     Scheduled,
 }
 
-/// The least limit on a rate, in bytes per second. At a lower rate, each of a hundred peers would wait for minutes for
-/// a block.
+/// The minimum limit on a rate, in bytes per second. At a lower rate, each of a hundred peers would wait for minutes
+/// for a block.
 pub const LEAST_LIMIT: u64 = 10 << 10;
 
 /// A rate that is no limit.
@@ -821,7 +821,8 @@ pub struct SessionSettings {
     /// Folder of the torrents' sessions, in its subfolder `state`; only one engine at a time uses it. Without one,
     /// nothing is saved, and every start checks all data. Default `.ecs_torrent` in the current folder.
     pub state_dir: Option<PathBuf>,
-    /// Interval at which a changing torrent is saved, and the most download time that a crash can lose. Default 30 s.
+    /// Interval at which a changing torrent is saved, and the maximum download time that a crash can lose. Default 30
+    /// s.
     pub checkpoint_interval_s: u64,
     /// Bytes of new pieces after which a torrent is saved before the interval ends; a stop has to sync at most this
     /// much to stable storage. Default 256 MiB.

@@ -64,7 +64,7 @@ pub struct TorrentStats {
     pub left: Option<u64>,
     /// Bytes hashed so far while existing data is checked.
     pub checked: u64,
-    /// The progress of a move of the files. `None` unless they are being moved.
+    /// The progress of a move of the files. `None` if they are not being moved.
     pub moving: Option<MoveStats>,
     /// The torrent's pieces. `None` while the metadata is not known.
     pub pieces: Option<PieceCounts>,
@@ -84,7 +84,7 @@ pub struct TorrentStats {
     pub queue: QueueStats,
     /// Running time in seconds, over all sessions.
     pub seconds_active: u64,
-    /// The part of that time in which all wanted data was there.
+    /// The part of that time in which all wanted data was held.
     pub seconds_seeding: u64,
     /// Whether pieces of equal priority are requested in the order of the files.
     pub sequential: bool,
@@ -127,7 +127,7 @@ impl TorrentStats {
         (basis > 0).then(|| self.uploaded as f64 / basis as f64)
     }
 
-    /// Seconds until the last wanted byte is there, at the current rate. `None` unless the torrent is downloading and
+    /// Seconds until the last wanted byte is held, at the current rate. `None` unless the torrent is downloading and
     /// receives something.
     #[must_use]
     pub fn eta(&self) -> Option<u64> {
@@ -165,7 +165,7 @@ pub struct PieceCounts {
 pub struct MoveStats {
     /// The download folder to which the files go.
     pub root: PathBuf,
-    /// Number of bytes that are there.
+    /// Number of bytes at the new place.
     pub moved: u64,
     /// Number of bytes to move.
     pub size: u64,
@@ -181,7 +181,7 @@ impl From<&Moving> for MoveStats {
     }
 }
 
-/// How much of a torrent's metadata has arrived.
+/// The progress of fetching a torrent's metadata.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct MetadataProgress {
     /// Pieces of 16 KiB that have arrived.
@@ -255,7 +255,7 @@ pub struct TrackerStats {
     pub failures: u32,
 }
 
-/// A source of peers, and what became of the addresses that it reported.
+/// A source of peers, with counts of the addresses that it reported.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SourceStats {
     /// The source: `user`, `tracker`, `session`, `incoming`, `pex`, `dht`, `lsd`, `magnet`, `unfetched_session`, or the

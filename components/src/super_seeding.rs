@@ -12,14 +12,14 @@ pub const TURN_BYTES: u64 = 128 << 10;
 pub enum SuperSeedingPhase {
     /// Some pieces are neither held by nor assigned to any peer.
     Assigning,
-    /// All pieces are assigned. Only peers with outstanding assignments are served.
+    /// All pieces are assigned. Only peers that have not received all of theirs are served.
     Finishing {
         /// Latest end of the phase.
         until: Timestamp,
     },
 }
 
-/// Marks a seed that serves peers only while they lack a piece together. Written by the seeding limits.
+/// Marks a seed that serves peers only while no connected peer has some piece. Written by the seeding limits.
 #[derive(Component, Debug, Clone, Copy, Default)]
 #[component(storage = "SparseSet")]
 pub struct SuperSeedsOnly;

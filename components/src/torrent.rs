@@ -144,7 +144,7 @@ pub struct Storage {
     pub root: PathBuf,
 }
 
-/// Marks a torrent that must not download, because the user said that all of its data is there.
+/// Marks a torrent that must not download, because the user said that all of its data is present.
 #[derive(Component, Debug)]
 #[component(storage = "SparseSet")]
 pub struct RequiresComplete;
@@ -157,7 +157,7 @@ pub struct RequiresComplete;
 pub struct Counters {
     /// Bytes sent to peers in blocks.
     pub uploaded: u64,
-    /// Bytes received in requested and accepted blocks, whatever became of their piece.
+    /// Bytes received in requested and accepted blocks, even of pieces that failed or were dropped.
     pub downloaded: u64,
     /// Downloaded bytes in pieces that failed their hash.
     pub corrupt: u64,
@@ -219,7 +219,7 @@ pub struct Dates {
     /// The torrent was first added.
     pub added: u64,
     /// The last wanted piece was stored. `None` if that has not happened since the torrent was added: something is
-    /// missing, or everything was there from the start.
+    /// missing, or everything was held from the start.
     pub completed: Option<u64>,
     /// The latest payload was received or sent in an earlier run. [`TorrentRates::last_payload`] is that of this run.
     pub active_before: Option<u64>,

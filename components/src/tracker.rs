@@ -20,7 +20,7 @@ pub enum TrackerStatus {
     Working,
     /// The tracker did not answer, or returned an error; human-readable, without the URL.
     Failed(Arc<str>),
-    /// The tracker asked for no further announces (BEP 31).
+    /// The tracker requested that no further announces be sent (BEP 31).
     Disabled(Arc<str>),
 }
 
@@ -51,7 +51,7 @@ pub struct Route {
 }
 
 impl Route {
-    /// Whether the tracker answered the last announce, or has one outstanding.
+    /// Whether the tracker answered the last announce, or one is in progress.
     #[must_use]
     pub fn is_in_use(&self) -> bool {
         matches!(self.status, TrackerStatus::Working | TrackerStatus::Announcing)

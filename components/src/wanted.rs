@@ -1,4 +1,4 @@
-//! The files of a torrent that the user wants: the choice, and the pieces that follow from it.
+//! The files of a torrent that the user wants, and the pieces that follow from this choice.
 //!
 //! A torrent without a [`FileChoice`] wants all of its files equally, and has none of these components.
 
@@ -59,7 +59,7 @@ impl fmt::Display for FilePriority {
     }
 }
 
-/// The text is no priority.
+/// The text is not a priority.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a priority: use skip, low, normal or high")]
 pub struct UnknownPriority(pub String);
@@ -76,10 +76,10 @@ impl FromStr for FilePriority {
 /// The order in which pieces of equal priority are requested, as the user chose it. By default the rarest come first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct PieceOrder {
-    /// Pieces are requested in the order of the files, so that the beginning can be used early. Less good for the
-    /// swarm: rare pieces are not spread.
+    /// Pieces are requested in the order of the files, so that the beginning can be used early. This is worse for the
+    /// swarm, because rare pieces are not distributed first.
     pub sequential: bool,
-    /// The first and last pieces of each wanted file come first, in which players look for the file's index.
+    /// The first and last pieces of each wanted file come first, because players look for the file's index there.
     pub ends_first: bool,
 }
 
@@ -380,7 +380,7 @@ pub fn unneeded<'t>(have: &'t Have, wanted: Option<&'t WantedPieces>) -> &'t Bit
 /// Share of a file at each of its ends, as a divisor: the indexes of Matroska and MP4 files fit into one percent.
 const END_DIVISOR: u64 = 100;
 
-/// Most bytes at each end of a file, because indexes of long files are smaller than that.
+/// Maximum number of bytes at each end of a file, because indexes of long files are smaller than that.
 const MAX_END_BYTES: u64 = 16 << 20;
 
 /// Returns the first and last pieces of the wanted files: those with the first and last percent of each file's bytes.
@@ -543,8 +543,8 @@ mod tests {
         assert_eq!(wanted.iter().collect::<Vec<_>>(), [1, 2, 3]);
     }
 
-    /// The largest torrents take no time that a user notices, whatever the choice: half a million files, most of them
-    /// in pieces of many files, and each of them changed.
+    /// The largest torrents take no noticeable time, whatever the choice: half a million files, most of them in pieces
+    /// of many files, and each of them changed.
     #[test]
     fn half_a_million_files_are_chosen_in_one_pass() {
         let (table, _) = files(&[3; 500_000]);

@@ -72,7 +72,7 @@ impl WeekSpan {
     }
 }
 
-/// A text that is no time span.
+/// The text is not a time span.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a time span, such as \"mon-fri 08:00-18:00\", \"sat,sun 00:00-24:00\" or \"daily 22:00-06:00\"")]
 pub struct WeekSpanError(Box<str>);

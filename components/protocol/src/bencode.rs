@@ -12,9 +12,10 @@ use std::ops::Range;
 pub struct Limits {
     /// Deepest nesting of lists and dictionaries. Default 32: metainfo needs 5.
     pub max_depth: usize,
-    /// Most values, including keys, in one document. Default 4 million, 8 bytes of memory each while parsing.
+    /// Maximum number of values, including keys, in one document. Default 4 million, 8 bytes of memory each while
+    /// parsing.
     pub max_tokens: usize,
-    /// Most bytes of one document. Default 64 MiB: a torrent of 2 million pieces needs 40 MiB.
+    /// Maximum size of one document in bytes. Default 64 MiB: a torrent of 2 million pieces needs 40 MiB.
     pub max_bytes: usize,
 }
 

@@ -1,4 +1,4 @@
-//! Hosts that are named by a host name or an address, with a port.
+//! Hosts, given by a host name or an address, with a port.
 
 use std::fmt;
 use std::net::IpAddr;

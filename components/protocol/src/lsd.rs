@@ -17,7 +17,7 @@ pub const GROUP_V6: SocketAddrV6 = SocketAddrV6::new(Ipv6Addr::new(0xff15, 0, 0,
 /// Maximum number of torrents in a message: with them, it is shorter than 1400 bytes, so that it fits into a packet.
 pub const MAX_HASHES: usize = 24;
 
-/// Maximum length of a message that is read, in bytes. BEP 14 asks for less than 1400.
+/// Maximum length of a message that is read, in bytes. BEP 14 requires less than 1400.
 const MAX_MESSAGE: usize = 1500;
 
 /// Maximum length of a cookie that is read, in bytes. Ours has 16.
@@ -208,7 +208,7 @@ mod tests {
             assert!(message.len() < 1400, "{}", message.len());
             assert_eq!(LocalAnnounce::read(&message), Ok(announce.clone()));
         }
-        // A message of another client may name more.
+        // A message of another client may name more torrents.
         let more = format!(
             "BT-SEARCH * HTTP/1.1\nPort:1\n{}",
             format!("Infohash:{HASH}\n").repeat(28)

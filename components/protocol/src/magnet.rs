@@ -1,4 +1,4 @@
-//! Magnet links: a torrent named by its info-hash, with hints where to find its peers (BEP 9, 46, 53).
+//! Magnet links: a torrent named by its info-hash, with hints on how to find its peers (BEP 9, 46, 53).
 
 mod mutable;
 
@@ -178,7 +178,7 @@ impl Magnet {
             let hash = read_v2(digits).ok_or_else(|| MagnetError::BadHashV2(printable(digits.as_bytes(), 80)))?;
             name_once(&mut self.hashes.v2, hash)
         } else {
-            // Topics of other networks may stand beside (eDonkey, Tiger tree).
+            // Topics of other networks are ignored (eDonkey, Tiger tree).
             Ok(())
         }
     }

@@ -43,7 +43,7 @@ pub fn piece_len(size: u32, piece: u32) -> u32 {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MetadataMessage {
-    /// Asks for a piece.
+    /// Requests a piece.
     Request {
         /// Index of the piece.
         piece: u32,
@@ -80,8 +80,8 @@ pub enum MetadataError {
 }
 
 impl MetadataMessage {
-    /// Reads a payload; the data of a piece stays a slice of it. `None` is a message of an unknown type, which BEP 9
-    /// says to ignore.
+    /// Reads a payload; the data of a piece stays a slice of it. `None` is a message of an unknown type, to be ignored
+    /// (BEP 9).
     ///
     /// # Errors
     /// Returns an error if the payload is no such message.
@@ -139,8 +139,8 @@ impl MetadataMessage {
 
 /// An info dictionary of a claimed size, gathered piece by piece from sources of type `S`.
 ///
-/// Peers may lie about the size: there is one assembly for each size that is claimed, and it allocates only by what has
-/// been received.
+/// Peers may lie about the size: there is one assembly for each size that is claimed, and it allocates memory only for
+/// received pieces.
 #[derive(Debug)]
 pub struct Assembly<S> {
     size: u32,
@@ -172,7 +172,7 @@ impl<S: Clone> Assembly<S> {
         self.pieces.len() as u32
     }
 
-    /// Returns the number of pieces that are there.
+    /// Returns the number of received pieces.
     #[must_use]
     pub fn received(&self) -> u32 {
         self.piece_count() - self.missing
@@ -184,13 +184,13 @@ impl<S: Clone> Assembly<S> {
         self.missing
     }
 
-    /// Returns whether all pieces are there.
+    /// Returns whether all pieces are received.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.missing == 0
     }
 
-    /// Returns whether a piece is there.
+    /// Returns whether a piece is received.
     #[must_use]
     pub fn has(&self, piece: u32) -> bool {
         self.pieces.get(piece as usize).is_some_and(Option::is_some)
@@ -204,7 +204,7 @@ impl<S: Clone> Assembly<S> {
             .map(|(index, _)| index)
     }
 
-    /// Keeps a piece. Returns false for a piece that is there, does not exist, or has another length than it must have.
+    /// Keeps a piece. Returns false for a piece that is received already, does not exist, or has the wrong length.
     pub fn add(&mut self, piece: u32, data: Bytes, source: S) -> bool {
         let is_of_size = data.len() as u64 == u64::from(piece_len(self.size, piece));
         match self.pieces.get_mut(piece as usize) {
@@ -217,7 +217,7 @@ impl<S: Clone> Assembly<S> {
         }
     }
 
-    /// Returns the pieces that are there, with their sources, in order.
+    /// Returns the received pieces, with their sources, in order.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Bytes, &S)> {
         let pieces = (0..).zip(&self.pieces);
         pieces.filter_map(|(index, piece)| piece.as_ref().map(|(data, source)| (index, data, source)))

@@ -1,4 +1,4 @@
-//! Peer exchange (BEP 11): messages of the extension `ut_pex`, and the differences that each peer is sent.
+//! Peer exchange (BEP 11): messages of the extension `ut_pex`, and the differences to send to each peer.
 
 mod log;
 
@@ -128,7 +128,7 @@ impl PexMessage {
         payload.into()
     }
 
-    /// Whether the message says nothing.
+    /// Whether the message names no peers.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.added.is_empty() && self.dropped.is_empty()

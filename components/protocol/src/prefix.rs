@@ -1,4 +1,4 @@
-//! Network prefixes: limits on how many peers one party can pretend to be.
+//! Network prefixes, by which the peers that one party can pretend to be are limited.
 
 use std::net::{IpAddr, Ipv6Addr};
 

@@ -5,7 +5,7 @@ use std::ops::{Add, AddAssign, Sub};
 use std::time::Duration;
 
 /// A point in time: nanoseconds since the engine started. Real and simulated engines count alike, so code that takes a
-/// timestamp cannot tell in which it runs.
+/// timestamp runs the same in both.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(u64);
 

@@ -90,7 +90,7 @@ pub struct ScrapeCounts {
 /// The time when a tracker that refused accepts the next announce (BEP 31).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retry {
-    /// The tracker did not say.
+    /// The tracker named no time.
     Unspecified,
     /// After this time.
     After(Duration),

@@ -1,4 +1,4 @@
-//! The hosts that name addresses, and how often peers answer at these.
+//! The hosts that report addresses, and how often peers answer there.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -19,7 +19,7 @@ pub(super) struct Facts {
     pub(super) priority: u32,
 }
 
-/// How likely a peer answers at an address, the most likely first.
+/// The likelihood that a peer answers at an address, the most likely first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum DialPriority {
     /// A peer has answered there.
@@ -28,7 +28,7 @@ pub(super) enum DialPriority {
     Confirmed,
     /// One source names the address.
     Reported,
-    /// Only a host names the address whose other addresses have failed.
+    /// Only one host names the address, and its other addresses have failed.
     Doubtful,
 }
 

@@ -28,7 +28,7 @@ impl CandidateSource {
 }
 
 impl CandidateSource {
-    /// Whether the source is a stranger that names others: another peer, or a node of the DHT.
+    /// Whether the source is a stranger that reports third parties: another peer, or a node of the DHT.
     pub(super) fn is_unconfirmed(self) -> bool {
         self == Self::PEER_EXCHANGE || self == Self::DHT
     }
@@ -180,7 +180,7 @@ impl CandidateSources {
     }
 }
 
-/// The sources from which a torrent may get peers. A feature that finds peers for a torrent, or announces it there,
+/// The sources from which a torrent may get peers. A feature that finds peers for a torrent, or announces the torrent,
 /// checks that its source is among them. Every torrent has one; until it is derived, it allows no source.
 ///
 /// The set follows from the private flag (BEP 27), the settings, and whether the metadata is known; one system derives
@@ -203,7 +203,7 @@ impl AllowedSources {
     }
 }
 
-/// Counts of the addresses of one source, by what became of them.
+/// Counts of the addresses of one source, by their outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SourceCounts {
     /// Addresses that the source reported, each one once while it is remembered.
@@ -211,7 +211,7 @@ pub struct SourceCounts {
     /// Reports of addresses that were refused: banned, our own, in a network that the source may not name, without
     /// room, or from a source that the torrent does not allow.
     pub refused: u64,
-    /// Addresses of these at which a peer completed its handshake. An address of several sources counts for each.
+    /// Reported addresses at which a peer completed its handshake. An address of several sources counts for each.
     pub connected: u64,
 }
 

@@ -100,7 +100,7 @@ impl PluginReason {
         }
     }
 
-    /// Makes the reason final: the address is not dialed again unless a source reports it again.
+    /// Makes the reason final: the address is dialed again only if a source reports it again.
     #[must_use]
     pub fn never_again(self) -> Self {
         Self { is_final: true, ..self }

@@ -41,7 +41,7 @@ pub struct Outbox {
     gone_bytes: u64,
     /// Blocks that have not left: the length of each, and the bytes sent once its last byte has left.
     blocks: VecDeque<(u64, u32)>,
-    /// Number of waiting bytes below which a feature has work again; 0 if none waits for that.
+    /// Number of waiting bytes below which a feature has work again; 0 if no feature waits.
     awaited_bytes: usize,
 }
 

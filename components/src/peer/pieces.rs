@@ -8,7 +8,7 @@ use ecs_torrent_protocol::wire::RawPieces;
 ///
 /// Every change of one piece is O(1), also between complete and incomplete. A peer that announced its pieces one by one
 /// stays [`PieceForm::Listed`] when the last one arrives. A peer that announced all of them at once stays
-/// [`PieceForm::AllBut`] when it takes some back.
+/// [`PieceForm::AllBut`] when it withdraws some.
 #[derive(Component, Debug, Clone)]
 pub struct PeerPieces {
     set: Set,
@@ -21,7 +21,7 @@ enum Set {
     Listed(Bitfield),
     AllBut {
         piece_count: u32,
-        /// Allocated when the first piece is taken back.
+        /// Allocated when the first piece is withdrawn.
         lacking: Option<Bitfield>,
     },
 }

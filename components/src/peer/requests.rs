@@ -38,8 +38,8 @@ const LEAST_PATIENCE: Duration = Duration::from_millis(20);
 /// Endgame patience for a peer that has sent no block yet: longer than the round trips of nearly all paths.
 const UNKNOWN_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Requests in a shallow pipeline, relative to those that are on their way at the present rate: some more, so that the
-/// rate can grow.
+/// Requests in a shallow pipeline, relative to those in transit at the present rate: some more, so that the rate can
+/// grow.
 const SHALLOW_GAIN: f64 = 1.25;
 
 /// Fewest requests in a shallow pipeline: enough for a peer that was idle to begin quickly.
@@ -52,7 +52,7 @@ pub struct Requests {
     pending: VecDeque<Pending>,
     /// Canceled requests that may still be answered; such a block is dropped without blame.
     canceled: VecDeque<Pending>,
-    /// Number of requests to keep outstanding.
+    /// Number of requests to keep in flight.
     pub depth: QueueDepth,
     /// The piece that was last started or continued for this peer, to continue with.
     pub current: Option<Entity>,
@@ -91,7 +91,7 @@ pub struct Requests {
     least_answer_time: Duration,
     /// The peer timed out and has sent nothing since.
     pub is_silent: bool,
-    /// Until this time the peer gets no piece exclusively, because it was silent.
+    /// Until this time, no piece is assigned to the peer exclusively, because it was silent.
     pub distrusted_until: Timestamp,
     /// Until this time some piece is withheld from the peer, because the peer failed to send it.
     pub withheld_until: Timestamp,
@@ -313,7 +313,7 @@ impl Requests {
 #[derive(Resource, Debug, Default)]
 pub struct RefillQueue {
     peers: WorkList<Requests>,
-    /// Silent peers come last, so that they don't take the memory that others wait for.
+    /// Silent peers come last, so that they do not take the memory that others wait for.
     silent: WorkList<Requests>,
 }
 
@@ -347,7 +347,7 @@ impl Requests {
     }
 }
 
-/// Number of requests to keep outstanding: enough to cover the bandwidth-delay product, and no more.
+/// Number of requests to keep in flight: enough to cover the bandwidth-delay product, and no more.
 ///
 /// The depth grows by one for each block, so that it doubles every round trip, until the rate stops growing. After that
 /// it follows the rate.
@@ -363,7 +363,7 @@ pub struct QueueDepth {
 const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
 
 impl QueueDepth {
-    /// Returns the number of requests to keep outstanding.
+    /// Returns the number of requests to keep in flight.
     #[must_use]
     pub fn target(&self, settings: &RequestSettings) -> u32 {
         let target = if self.target == 0 {
@@ -413,7 +413,7 @@ pub struct UploadQueue {
     pub allowed_fast: AllowedFast,
     /// Bytes read or being read for the peer and not yet sent; counted in [`UploadMemory`].
     pub charged_bytes: u64,
-    /// When the last outstanding request was answered.
+    /// When the last request in flight was answered.
     pub emptied: Timestamp,
     /// Whether the peer is in the middle of a piece: its last admitted request was not for the end of one.
     pub is_mid_piece: bool,
@@ -524,7 +524,7 @@ impl UploadMemory {
     }
 
     /// Returns the number of bytes that may be read for this peer next; `None` if it has to wait. The peer's share is a
-    /// quarter of what is left, so that a succession of peers that read nothing can't hold all of it. A peer that holds
+    /// quarter of the rest, so that a succession of peers that read nothing cannot hold all of it. A peer that holds
     /// some memory reads in whole steps; a peer that holds none gets at least a little while there is room.
     #[must_use]
     pub fn room_for(&self, uploads: &UploadQueue, settings: &UploadSettings) -> Option<u32> {

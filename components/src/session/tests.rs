@@ -147,7 +147,7 @@ fn a_session_comes_back_as_it_was() {
     assert_eq!(Session::parse(text.as_bytes(), InfoHash([7; 20])), Ok(session()));
 }
 
-/// A name that leads elsewhere than it seems to is damage, as if the checksum were wrong.
+/// A name that leads out of its folder counts as damage, as if the checksum were wrong.
 #[test]
 fn a_session_cannot_name_another_place() {
     for name in ["../../pwn", ".ssh", "a/b", ""] {
@@ -325,7 +325,7 @@ fn a_damaged_session_holds_what_the_user_wants() {
     let runs = later.replace("paused: true,", "").replace("stopped: true,", "");
     assert_eq!(salvaged(&runs), None);
     assert_eq!(Session::salvage(later.as_bytes(), InfoHash([8; 20])).intent, None);
-    // Without metadata, the trackers are known nowhere else.
+    // Without metadata, only the session has the trackers.
     let unfetched = Session {
         lacks_metadata: true,
         ..session()

@@ -1,6 +1,6 @@
 //! Settings that users change while an engine runs.
 //!
-//! The changes lie over the settings of the configuration and are kept in the state folder. [`Effect`] says when a
+//! The changes override the settings of the configuration and are kept in the state folder. [`Effect`] says when a
 //! changed setting takes effect.
 
 use std::collections::BTreeMap;
@@ -53,8 +53,8 @@ pub enum Effect {
     Now,
     /// When the engine starts again: a thread, a socket or a table is made once from the value.
     AfterRestart,
-    /// The setting is changed in the configuration only: it leads to the changes, or bounds the folders of the API's
-    /// clients.
+    /// The setting is changed in the configuration only: it locates the changes themselves, or limits the folders of
+    /// the API's clients.
     ConfigurationOnly,
 }
 
@@ -183,7 +183,7 @@ impl Settings {
     }
 }
 
-/// The settings of an engine in layers: the configuration, and the changes above it.
+/// The settings of an engine in layers: the configuration, overridden by the changes.
 #[derive(Resource, Debug, Clone, Default)]
 pub struct SettingLayers {
     /// The settings of the configuration.
@@ -197,8 +197,8 @@ pub struct SettingLayers {
 }
 
 impl SettingLayers {
-    /// Puts saved changes over the settings of the configuration. Changes that are not possible with them are dropped;
-    /// the errors say why.
+    /// Applies saved changes on top of the settings of the configuration. Changes that are not possible with them are
+    /// dropped; the errors say why.
     #[must_use]
     pub fn new(configured: Settings, mut changes: SettingChanges) -> (Self, Vec<ChangeError>) {
         let mut errors = Vec::new();

@@ -27,7 +27,7 @@ pub struct QueueSettings {
     pub slow_after_s: u64,
 }
 
-/// A number of torrents that is no limit.
+/// A number of torrents that means no limit.
 pub const NO_MAXIMUM: usize = 1_000_000;
 
 impl Default for QueueSettings {

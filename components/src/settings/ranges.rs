@@ -102,10 +102,10 @@ pub enum SettingError {
     },
 }
 
-/// Most entries of `peers.blocked`.
+/// Maximum number of entries of `peers.blocked`.
 const MAX_BLOCKED: usize = 10_000;
 
-/// Most entries of `labels.categories`.
+/// Maximum number of entries of `labels.categories`.
 const MAX_CATEGORIES: usize = 1000;
 
 impl SettingError {
@@ -195,7 +195,7 @@ setting_ranges!(PeerSettings, "peers" {
     max_remembered_evictions: 0..=1_000_000,
     max_candidates: 0..=MANY,
     max_candidates_per_ip: 1..=65_535,
-    // A link names no more.
+    // A link names at most this many.
     max_linked_names: 0..=256,
     handshake_timeout_s: 1..=HOUR_S,
     frame_timeout_s: 1..=HOUR_S,
@@ -368,7 +368,7 @@ setting_ranges!(LabelSettings, "labels" {
 });
 
 setting_ranges!(ReaderSettings, "readers" {
-    // Each one has a place in the mailbox of the engine.
+    // Each reader has a reserved place in the mailbox of the engine.
     max_readers: 1..=512,
     window_bytes: 16 * KIB..=GIB,
     read_bytes: 16 * KIB..=16 * MIB,

@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReaderSettings {
-    /// Maximum number of readers. Beyond it, a new reader takes the place of an idle one, or is refused. Default 32.
+    /// Maximum number of readers. Beyond it, a new reader replaces an idle one, or is refused. Default 32.
     pub max_readers: usize,
     /// Bytes ahead of a reader that are downloaded before all others, at least four pieces. Default 32 MiB, which lasts
     /// 13 s at 20 Mbit/s.
     pub window_bytes: u64,
-    /// Most bytes that one read returns. Default 512 KiB.
+    /// Maximum number of bytes that one read returns. Default 512 KiB.
     pub read_bytes: u32,
     /// Time without a read after which a reader is idle: no more pieces are downloaded ahead of it until it reads
     /// again. Default 30 s.

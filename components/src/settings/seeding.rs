@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// When a torrent that holds everything it wants has seeded enough, and what happens then. Torrents can have limits of
-/// their own.
+/// Limits at which a torrent that holds everything it wants has seeded enough, and their effect. Torrents can have
+/// limits of their own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SeedingSettings {
@@ -27,14 +27,15 @@ pub enum SeedingAction {
     Pause,
     /// The torrent leaves the list. Its data stays.
     Remove,
-    /// The torrent serves peers only while they lack a piece together. One that holds only its wanted files is paused.
+    /// The torrent serves peers only while no connected peer has some piece. One that holds only its wanted files is
+    /// paused.
     SuperSeed,
 }
 
-/// A ratio in percent that is no limit.
+/// A ratio in percent that means no limit.
 pub const NO_RATIO: u64 = 1_000_000;
 
-/// A time in seconds that is no limit: 100 years.
+/// A time in seconds that means no limit: 100 years.
 pub const NO_TIME: u64 = 100 * 365 * 86_400;
 
 impl Default for SeedingSettings {

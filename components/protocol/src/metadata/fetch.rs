@@ -20,9 +20,9 @@ const MAX_SUSPECTS: usize = 2048;
 /// Number of timeouts after which a request is late, however many other pieces the peer has sent.
 pub const LATE: u32 = 5;
 
-/// Time after which an attempt with all peers of a size, or with one peer, gives way to others that wait, and the
-/// additional time for each received piece: an attempt that is faster than 64 KiB/s keeps its place. All are multiplied
-/// by the number of the turn.
+/// Time after which an attempt with all peers of a size, or with one peer, ends if others wait, and the additional time
+/// for each received piece: an attempt that is faster than 64 KiB/s keeps its slot. All are multiplied by the number of
+/// the turn.
 const TURN: Duration = Duration::from_secs(10);
 const TURN_OF_ONE: Duration = Duration::from_secs(3);
 const TURN_PER_PIECE: Duration = Duration::from_millis(250);
@@ -32,12 +32,12 @@ const TURN_PER_PIECE: Duration = Duration::from_millis(250);
 pub struct FetchLimits {
     /// Maximum size of an info dictionary in bytes; larger claims are ignored.
     pub max_bytes: u32,
-    /// Maximum number of outstanding requests to one peer.
+    /// Maximum number of requests in flight to one peer.
     pub max_requests: usize,
     /// Time without a piece from a peer after which its requests are sent to another peer too. A piece that has not
-    /// come after [`LATE`] times as long is requested of another peer even if its own peer sends others.
+    /// come after [`LATE`] times as long is requested from another peer even if its own peer sends others.
     pub timeout: Duration,
-    /// Time for which a peer that rejects a request, or lets one time out, is asked for nothing.
+    /// Time for which a peer that rejects a request, or lets one time out, gets no requests.
     pub rest: Duration,
 }
 
@@ -56,8 +56,8 @@ impl Default for FetchLimits {
 /// The fetch of one info dictionary. `P` identifies a peer, also after it has disconnected.
 ///
 /// Peers may claim different sizes, so that there is an assembly for each of some sizes at a time; those that most
-/// peers claim come first. An attempt that takes long gives way to a size that waits, and its peers wait until all
-/// others had a turn. A dictionary with the wrong hash from one peer alone shows that this peer lies. One from several
+/// peers claim come first. An attempt that takes long ends when another size waits, and its peers wait until all others
+/// have had a turn. A dictionary with the wrong hash from one peer alone shows that this peer lies. One from several
 /// peers is fetched again from each peer alone: from as many at a time as the memory allows, the fastest first, the
 /// others in turns. Once the right bytes are known, they show which peers sent wrong ones.
 ///
@@ -93,9 +93,9 @@ struct Source<P> {
     peer: P,
     size: u32,
     outstanding: Vec<Outstanding>,
-    /// When the peer last sent a piece that was requested of it.
+    /// When the peer last sent a requested piece.
     progressed: Timestamp,
-    /// The peer is asked for nothing until then.
+    /// The peer gets no requests until then.
     rests_until: Timestamp,
     /// Time that the peer took to answer the last request it answered.
     pace: Option<Duration>,
@@ -120,7 +120,7 @@ struct Attempt<P> {
     asked: Asked<P>,
 }
 
-/// The peers that an attempt asks.
+/// The peers to which an attempt sends requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asked<P> {
     /// All that claim the size.
@@ -153,7 +153,7 @@ struct Suspect<P> {
 pub enum Outcome<P> {
     /// The piece is kept, and others are missing.
     Kept,
-    /// The piece was not requested of this peer.
+    /// The piece was not requested from this peer.
     Unsolicited,
     /// The piece has another length than the peer's claimed size requires, or the message names another size: the peer
     /// breaks the protocol.
@@ -181,7 +181,7 @@ impl FetchLimits {
 }
 
 impl<P: Copy + Eq> Attempt<P> {
-    /// Returns when the attempt has to give way to others.
+    /// Returns when the attempt ends if others wait.
     fn ends(&self) -> Timestamp {
         let turn = match self.asked {
             Asked::Everyone => TURN,
@@ -191,7 +191,7 @@ impl<P: Copy + Eq> Attempt<P> {
         self.begun + turn.saturating_mul(self.turn_number)
     }
 
-    /// Whether the attempt asks a peer.
+    /// Whether the attempt sends requests to a peer.
     fn asks(&self, source: &Source<P>) -> bool {
         match self.asked {
             Asked::Everyone => source.size == self.assembly.size(),
@@ -225,7 +225,7 @@ impl<P: Copy + Eq> Fetch<P> {
     }
 
     /// Adds a peer that claims a size in its extension handshake, or records its new claim. Returns false if the claim
-    /// is beyond the limits; the peer is asked for nothing then.
+    /// is beyond the limits; the peer then gets no requests.
     pub fn add_source(&mut self, peer: P, size: u32) -> bool {
         if self.source(peer).is_some_and(|source| source.size == size) {
             return true;
@@ -261,8 +261,8 @@ impl<P: Copy + Eq> Fetch<P> {
         self.sources.iter().any(|source| source.peer == peer)
     }
 
-    /// Returns the pieces that are there and all pieces, of the size that is nearest to its end. `None` while no size
-    /// is claimed.
+    /// Returns the number of received pieces and of all pieces, for the size that is nearest to completion. `None`
+    /// while no size is claimed.
     #[must_use]
     pub fn progress(&self) -> Option<(u32, u32)> {
         let attempts = self.attempts.iter().map(|attempt| &attempt.assembly);
@@ -337,7 +337,7 @@ impl<P: Copy + Eq> Fetch<P> {
         Outcome::Kept
     }
 
-    /// Records that a peer has refused to send a piece: it rests. Returns whether the piece was requested of it.
+    /// Records that a peer has refused to send a piece: it rests. Returns whether the piece was requested from it.
     pub fn reject(&mut self, peer: P, piece: u32, now: Timestamp) -> bool {
         let Some(source) = self.sources.iter_mut().find(|source| source.peer == peer) else {
             return false;
@@ -368,7 +368,7 @@ impl<P: Copy + Eq> Fetch<P> {
         }
     }
 
-    /// Ends the turns of single peers that rest. Their places go to others.
+    /// Ends the turns of single peers that rest. Their slots go to others.
     fn end_idle_turns(&mut self, now: Timestamp) {
         let Self {
             sources,
@@ -391,10 +391,10 @@ impl<P: Copy + Eq> Fetch<P> {
         });
     }
 
-    /// Begins attempts while there are places.
+    /// Begins attempts while there are free slots.
     fn begin_attempts(&mut self, now: Timestamp) {
         let mut waiting = self.waiting(now);
-        // Each size has a place before any has two.
+        // Each size has a slot before any has two.
         waiting.sort_by_key(|next| (next.rank, next.spent_turns, std::cmp::Reverse(next.claims), next.size));
         for next in waiting {
             if self.make_place(&next, now) {
@@ -403,8 +403,8 @@ impl<P: Copy + Eq> Fetch<P> {
         }
     }
 
-    /// Returns the attempts that could begin: one for each size with peers that can be asked, or one for each such peer
-    /// where the dictionary must come from one peer alone.
+    /// Returns the attempts that could begin: one for each size with peers that can get requests, or one for each such
+    /// peer where the dictionary must come from one peer alone.
     fn waiting(&self, now: Timestamp) -> Vec<Next<P>> {
         let mut sizes: Vec<u32> = self.sources.iter().map(|source| source.size).collect();
         sizes.sort_unstable();
@@ -447,14 +447,14 @@ impl<P: Copy + Eq> Fetch<P> {
         waiting
     }
 
-    /// Returns whether a peer that claims the size can be asked, or has outstanding requests.
+    /// Returns whether a peer that claims the size can get requests, or has requests in flight.
     fn is_ready(&self, size: u32, now: Timestamp) -> bool {
         let mut of_size = self.sources.iter().filter(|source| source.size == size);
         of_size.any(|source| source.rests_until <= now || source.outstanding.iter().any(|request| !request.is_late))
     }
 
-    /// Ends attempts with nobody left to ask, and those whose time is over, until the next one has a place. Returns
-    /// whether it has one.
+    /// Ends attempts without a peer left, and those whose time is over, until the next one has a slot. Returns whether
+    /// it has one.
     fn make_place(&mut self, next: &Next<P>, now: Timestamp) -> bool {
         loop {
             let sizes = self.attempts.iter().map(|attempt| u64::from(attempt.assembly.size()));

@@ -87,7 +87,7 @@ fn trackers_come_from_the_list_once_each() {
     assert_eq!(torrent.trackers, [["http://a"]]);
 }
 
-/// BEP 5: what is no pair of a host and a port is left out, and the number is bounded.
+/// BEP 5: entries that are not a pair of a host and a port are left out, and the number is bounded.
 #[test]
 fn nodes_of_the_dht_are_read_and_bounded() {
     let middle = single("i1e", "i16384e", 1);

@@ -1,12 +1,12 @@
-//! The peers that a torrent is connected to, in the order of their connections, and what each receiver knows of them.
+//! The peers that a torrent is connected to, in the order of their connections, and the part that each receiver knows.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
 use super::MAX_PEERS;
 
-/// Maximum number of disconnected peers that are remembered. A receiver that is further behind does not learn
-/// of the older ones.
+/// Maximum number of disconnected peers that are remembered. A receiver that is further behind does not learn of the
+/// older disconnects.
 const MAX_DROPPED: usize = 500;
 
 /// The connected peers that may be named to others, with keys of type `K`, and those that disconnected recently.
@@ -70,7 +70,7 @@ pub struct PexChanges<K> {
 }
 
 impl<K> PexChanges<K> {
-    /// Whether there is nothing to tell.
+    /// Whether there are no changes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.added.is_empty() && self.dropped.is_empty()

@@ -221,7 +221,7 @@ mod tests {
     }
 
     proptest! {
-        /// Pieces that arrive one by one give what the same pieces give in a bitfield.
+        /// Pieces that arrive one by one have the same result as the same pieces in a bitfield.
         #[test]
         fn haves_equal_a_bitfield(
             pieces in proptest::collection::vec((0u32..32 * 8, any::<bool>()), 0..40),

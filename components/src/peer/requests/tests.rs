@@ -20,7 +20,7 @@ fn pending(begin: u32) -> Pending {
     }
 }
 
-/// Fault 25: the peers read nothing of what was read for them.
+/// Fault 25: the peers read none of the blocks that were read from the disk for them.
 #[test]
 fn peers_that_come_one_after_the_other_leave_memory_to_others() {
     let settings = UploadSettings::default();

@@ -7,7 +7,7 @@ use crate::metadata::PIECE_LEN;
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Kind {
     Honest,
-    /// Sends wrong bytes in pieces that this divides.
+    /// Sends wrong bytes in pieces whose index is divisible by this number.
     Corrupts(u32),
     /// Claims another size, and sends zeros.
     Inflates(u32),
@@ -38,7 +38,7 @@ fn fetch_of(info: &Bytes) -> Fetch<usize> {
     Fetch::new(InfoHash(sha1([&info[..]])), FetchLimits::default())
 }
 
-/// Runs a fetch against peers. Returns when it was complete, and whom it called a liar.
+/// Runs a fetch against peers. Returns when it was complete, and the peers that it identified as liars.
 fn run(info: &Bytes, kinds: &[Kind]) -> (Option<Timestamp>, Vec<usize>) {
     let mut fetch = fetch_of(info);
     let size = info.len() as u32;
@@ -249,7 +249,7 @@ fn every_peer_gets_its_turn() {
     assert!(!liars.contains(&2));
 }
 
-/// Sixty peers send wrong bytes, each piece just in time. The honest peer is asked at once all the same, not after
+/// Sixty peers send wrong bytes, each piece just in time. The honest peer still gets its requests at once, not after
 /// them.
 #[test]
 fn slow_liars_of_the_right_size_do_not_delay_an_honest_peer() {
@@ -279,7 +279,7 @@ fn kinds() -> impl Strategy<Value = Kind> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// With one honest peer, a fetch ends, and it never calls an honest peer a liar.
+    /// With one honest peer, a fetch ends, and it never identifies an honest peer as a liar.
     #[test]
     fn an_honest_peer_is_enough(len in 1usize..120_000, mut kinds in proptest::collection::vec(kinds(), 0..8), place: usize) {
         kinds.insert(place % (kinds.len() + 1), Kind::Honest);
