@@ -1,4 +1,4 @@
-//! Contexts of jobs: what a feature remembers of a request until the result arrives.
+//! Contexts of jobs: the data that a feature keeps about a request until the result arrives.
 
 use bevy_ecs::prelude::*;
 use slotmap::{Key, KeyData, SlotMap, new_key_type};
@@ -94,7 +94,7 @@ mod tests {
     const TEST: Purpose = purpose!("test");
 
     proptest! {
-        /// However jobs begin and end: a tag finds its own context until the job ends, and nothing after that.
+        /// In any order of jobs, a tag finds its own context until the job ends, and nothing after that.
         #[test]
         fn a_tag_finds_its_own_context_until_its_job_ends(ends in proptest::collection::vec(any::<Option<u8>>(), 1..200)) {
             let mut jobs = Jobs::default();
@@ -120,7 +120,7 @@ mod tests {
             }
         }
 
-        /// An answer with any number at all is safe.
+        /// An answer with an arbitrary number is safe.
         #[test]
         fn numbers_that_no_job_has_find_nothing(number: u64) {
             let mut jobs: Jobs<u8> = Jobs::default();

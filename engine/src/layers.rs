@@ -1,8 +1,8 @@
-//! The settings of an engine when it starts: those of the configuration, and above them the saved changes.
+//! The settings of an engine when it starts: the configuration's, overridden by the saved changes.
 
 use ecs_torrent_components::settings::{SettingChanges, SettingLayers, Settings};
 
-/// Puts the saved changes over the settings of the configuration. `saved` is the content of the blob. Changes that
+/// Applies the saved changes to the settings of the configuration. `saved` is the content of the blob. Changes that
 /// cannot be used are dropped with a warning: an engine must start.
 pub(crate) fn read(configured: &Settings, saved: Option<&[u8]>) -> SettingLayers {
     let changes = saved.map(serde_json::from_slice::<SettingChanges>);

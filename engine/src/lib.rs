@@ -6,9 +6,9 @@
 //! | [`core`] | a world with its ports, advanced one step at a time |
 //! | [`runner`] | the thread that steps it in real time |
 //! | [`port`], [`ports`] | the requests of systems to the network, disk, hashers, HTTP servers and state folder |
-//! | [`jobs`] | what a feature remembers of its requests until the results arrive |
+//! | [`jobs`] | data that a feature keeps about its requests until the results arrive |
 //! | [`backends`] | the real backends: tokio, a disk pool, rayon, reqwest, a folder |
-//! | [`mailbox`] | the way host programs send commands to the world |
+//! | [`mailbox`] | the channel through which host programs send commands to the world |
 //! | `sim` (feature `sim`) | simulated backends and a virtual clock |
 //!
 //! ```

@@ -113,16 +113,16 @@ impl fmt::Debug for Purpose {
     }
 }
 
-/// Identifies one piece of work; the result carries it back. A feature that needs to remember more of its work than
-/// the owner keeps it in [`Jobs`](crate::jobs::Jobs), which make the tag.
+/// Identifies one piece of work; the result carries it back. A feature that keeps more data about its work than the
+/// owner uses [`Jobs`](crate::jobs::Jobs), which creates the tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct JobTag {
     /// The inbox for the result.
     pub purpose: Purpose,
     /// The entity the work is for; it may no longer exist when the result arrives.
     pub owner: Entity,
-    /// The feature's own number for it: of the job's context in [`Jobs`](crate::jobs::Jobs), or what the feature counts
-    /// itself.
+    /// The feature's own number for the work: the number of the context in [`Jobs`](crate::jobs::Jobs), or one that the
+    /// feature counts itself.
     pub number: u64,
 }
 

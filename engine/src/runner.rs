@@ -84,7 +84,7 @@ impl Runner {
             };
             core.world_mut().insert_resource(mailbox);
             let handle = core.handle();
-            // Keeps the actual addresses and ports for a rebuild.
+            // A rebuilt engine uses the same addresses and ports.
             engine.listen = Some(local.0.clone());
             // The caller may already be gone; then the stop flag is set too.
             let _ = sender.send(Ok(Started { handle, local, waker }));

@@ -10,13 +10,13 @@ use bevy_ecs::schedule::{ScheduleLabel, SingleThreadedExecutor};
 pub struct Tick;
 
 /// The stages of a tick, in order. Within a tick, data moves only down this list; work for an earlier stage waits for
-/// the next tick. "Late" names the symptom when a stage runs late. ARCHITECTURE.md lists the systems of each set, by a
-/// test that reads the schedule.
+/// the next tick. "Late" names the symptom when a stage runs late. ARCHITECTURE.md lists the systems of each set; a
+/// test writes the list from the schedule.
 #[derive(SystemSet, Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TickSet {
     /// Ports are drained into inboxes, each under a budget, and bytes become frames. Connections are admitted, refused
     /// or evicted, and peers that break the protocol are closed, before they cost anything. Other decisions come later.
-    /// Late: everything is late.
+    /// Late: all other stages are late too.
     Intake,
     /// Received blocks are matched to requests and placed into their pieces.
     /// Late: request queues run dry and links idle.

@@ -90,7 +90,7 @@ impl Status {
         Ok(statat(folder, path, AtFlags::SYMLINK_NOFOLLOW)?.into())
     }
 
-    /// Asks for the time of creation too. `None` on kernels before 4.11, and in sandboxes that do not know the system
+    /// Requests the time of creation too. `None` on kernels before 4.11, and in sandboxes that do not know the system
     /// call.
     #[cfg(target_os = "linux")]
     fn with_birth(folder: BorrowedFd<'_>, path: impl rustix::path::Arg, flags: AtFlags) -> io::Result<Option<Self>> {
@@ -188,7 +188,7 @@ pub(crate) fn open(root: BorrowedFd<'_>, path: &str, is_writable: bool) -> io::R
     Ok((file, status))
 }
 
-/// Like [`open`], for reading, but leaves it to the caller to examine what was opened.
+/// Like [`open`], for reading, but leaves it to the caller to examine the opened entry.
 pub(crate) fn open_unexamined(root: BorrowedFd<'_>, path: &str) -> io::Result<OwnedFd> {
     open_with(root, path, OFlags::RDONLY, Mode::empty())
 }
@@ -450,7 +450,7 @@ mod tests {
         assert!(open_both(&root, "a/b/c.txt").iter().all(Result::is_ok));
     }
 
-    /// The files of a folder are created with one look at it.
+    /// The folder of several files is opened once.
     #[test]
     fn a_folder_is_opened_once_for_its_files() {
         let folder = tempfile::tempdir().unwrap();
@@ -462,7 +462,7 @@ mod tests {
         fs::rename(folder.path().join("a"), folder.path().join("c")).unwrap();
         create(&mut parent, "a/b/2").unwrap();
         assert!(folder.path().join("c/b/2").is_file());
-        // Another folder is looked for, and so is the same one after it was closed.
+        // Another folder is opened, and so is the same one after it was closed.
         for path in ["a/3", "a/b/4"] {
             assert_eq!(create(&mut parent, path).unwrap_err().kind(), io::ErrorKind::NotFound);
         }
@@ -476,7 +476,7 @@ mod tests {
         create(&mut parent, "7").unwrap();
     }
 
-    /// A kill between the creation and the mark would leave a file that nobody knows as the torrent's.
+    /// A kill between the creation and the mark would leave a file that is not recognized as the torrent's.
     #[cfg(target_os = "linux")]
     #[test]
     fn a_file_has_its_mark_before_its_name() {
@@ -512,7 +512,7 @@ mod tests {
         assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1);
     }
 
-    /// A link in place of a folder above is not followed.
+    /// A link in place of a parent folder is not followed.
     #[test]
     fn whole_paths_lead_through_no_link() {
         let folder = tempfile::tempdir().unwrap();

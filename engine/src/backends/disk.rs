@@ -42,7 +42,8 @@ pub(crate) struct DiskPool {
     /// The latest step of a move, by storage.
     movers: HashMap<StorageId, Arc<Mover>>,
     shared: Arc<SharedFiles>,
-    /// Storages closed in this turn. A torrent that is closed and opened again in one turn keeps its download folder.
+    /// Storages closed by this batch of requests. A torrent that is closed and opened again in one batch keeps its
+    /// download folder.
     closed: Vec<Arc<Storage>>,
     jobs: Arc<Jobs<Job>>,
     sink: Sink<DiskEvent>,
@@ -108,7 +109,7 @@ impl DiskPool {
                             Job::One { tag, storage, work } => sink.push(work.run(tag, &storage.files, &buffers)),
                             Job::Writes(storage) => {
                                 if storage.write_waiting(|events| sink.push_all(events)) {
-                                    // Queued behind the other jobs.
+                                    // The job is queued behind the other jobs.
                                     jobs.add([Job::Writes(storage)]);
                                 }
                             }

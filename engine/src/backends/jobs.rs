@@ -83,7 +83,7 @@ impl<J> Jobs<J> {
     }
 
     fn lock(&self) -> MutexGuard<'_, State<J>> {
-        // Nothing panics half-way while the lock is held, so a poisoned queue is still intact.
+        // No code panics half-way while the lock is held, so a poisoned queue is still intact.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -156,7 +156,7 @@ pub(super) fn read_regular(folder: BorrowedFd<'_>, name: &str, max: u64) -> io::
 }
 
 /// Files that are added to a state folder together, or not at all. Only one may exist for a state folder at a time: the
-/// caller holds the folder's lock, or is the only one of the program that holds it.
+/// caller holds the folder's lock, or is the only holder in this program.
 #[derive(Debug)]
 pub struct Staging {
     outer: OwnedFd,
@@ -165,7 +165,7 @@ pub struct Staging {
 }
 
 impl Staging {
-    /// Begins an addition, and deletes what is left of one that was not decided.
+    /// Begins an addition, and deletes the files of an earlier one that was not decided.
     ///
     /// # Errors
     /// If the folder cannot be written.
@@ -214,7 +214,7 @@ impl Staging {
 }
 
 impl Drop for Staging {
-    /// Deletes what was not decided.
+    /// Deletes an addition that was not decided.
     fn drop(&mut self) {
         if let Err(error) = delete_folder(self.outer.as_fd(), STAGED) {
             tracing::debug!(%error, "cannot delete the files of an import");

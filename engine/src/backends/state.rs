@@ -33,14 +33,14 @@ const FILE_MODE: u32 = 0o666;
 /// Number of loads that make starting another thread worthwhile.
 const LOADS_PER_THREAD: usize = 64;
 
-/// Most threads that save at the same time. They wait for the disk most of the time.
+/// Maximum number of threads that save at the same time. They wait for the disk most of the time.
 const SAVE_THREADS: usize = 16;
 
 /// Number of saves that make starting another thread worthwhile: a sync takes longer than the start of a thread.
 const SAVES_PER_THREAD: usize = 2;
 
-/// The State port's real backend: one thread over one folder. During a start with many torrents, one thread per
-/// processor.
+/// The State port's real backend: one thread over one folder. While many torrents are loaded at a start, it uses one
+/// thread per processor.
 pub(crate) struct StateFolder {
     jobs: Arc<Jobs<StateRequest>>,
     sink: Sink<StateEvent>,

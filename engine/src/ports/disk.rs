@@ -174,7 +174,7 @@ pub enum Overwrite {
 }
 
 impl Overwrite {
-    /// Whether the permission covers a file that is looked at for the first time. FileMove another file to the place of
+    /// Whether the permission covers a file that is looked at for the first time. Moving another file to the place of
     /// the one that was there changes that file too.
     #[must_use]
     pub fn covers_found(&self, id: FileId, stamp: FileStamp) -> bool {

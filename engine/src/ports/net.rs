@@ -1,4 +1,4 @@
-//! The Net port: streams of bytes, whatever carries them, and datagrams. It does not interpret the bytes.
+//! The Net port: streams of bytes over any carrier, and datagrams. It does not interpret the bytes.
 
 mod datagrams;
 mod filter;
@@ -117,9 +117,9 @@ pub enum NetRequest {
     /// Transforms the stream's bytes from a position on, in the stream's task. Each direction can get one filter; a
     /// second one is ignored.
     ///
-    /// Bytes that the world has taken are not delivered again: where it took some beyond the position of the incoming
-    /// filter, it has to transform them itself and to set the position behind them. The outgoing filter begins at or
-    /// after the end of all bytes sent before this request.
+    /// Bytes that the world has taken are not delivered again. If the world took some beyond the position of the
+    /// incoming filter, it has to transform these itself and to set the position behind them. The outgoing filter
+    /// begins at or after the end of all bytes sent before this request.
     Filter {
         /// The stream.
         stream: StreamId,
@@ -128,7 +128,7 @@ pub enum NetRequest {
         /// Transforms sent bytes.
         outgoing: Option<Filter>,
     },
-    /// Lets the peer send this many more bytes. A stream begins with none. Received bytes use up what was granted, by
+    /// Lets the peer send this many more bytes. A stream begins with none. Received bytes use up the granted credit, by
     /// their [`read_cost`].
     Grant {
         /// The stream.

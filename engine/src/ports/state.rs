@@ -31,8 +31,7 @@ pub enum StateRequest {
         /// Also read the `.torrent` file next to the session.
         with_metainfo: bool,
         /// Leave unusable files as they are. Otherwise they get a name that contains the reason. An unusable session
-        /// also keeps its own name until another session is saved, so that what can be recovered from it stays
-        /// recoverable.
+        /// also keeps its own name until another session is saved, so that its intact parts stay recoverable.
         is_peek: bool,
     },
     /// Writes a torrent's session atomically: the old session stays intact until the new one is complete.
@@ -51,8 +50,8 @@ pub enum StateRequest {
         /// The torrent's info-hash.
         torrent: InfoHash,
     },
-    /// Writes a blob atomically: the old one stays intact until the new one is complete. For state that a feature or a
-    /// plugin keeps between runs and can do without: a blob may be lost.
+    /// Writes a blob atomically: the old one stays intact until the new one is complete. Blobs hold state that a
+    /// feature or a plugin keeps between runs and can do without: a blob may be lost.
     SaveBlob {
         /// Returned when the blob is durable.
         tag: JobTag,
@@ -178,8 +177,8 @@ pub struct Loaded {
 pub struct StateError(pub Arc<str>);
 
 impl Loaded {
-    /// Uses what was recovered from a damaged session as the session. `geometry` is the torrent's, if it is known; else
-    /// that of the loaded metainfo is used.
+    /// Uses the data recovered from a damaged session as the session. `geometry` is the torrent's, if it is known;
+    /// otherwise that of the loaded metainfo is used.
     pub fn repair(&mut self, geometry: Option<&Geometry>) {
         if self.session.is_none() {
             let metainfo = self.metainfo.as_ref().and_then(|metainfo| metainfo.as_ref().ok());

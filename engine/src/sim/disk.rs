@@ -121,7 +121,7 @@ impl Disk {
     pub(super) fn interrupt(&mut self, hub: &Hub, job: DiskJob) {
         if let DiskWork::Move(step) = &job.work {
             let reach = Reach::Files(self.luck.below(4));
-            // Nobody is there to learn of the result.
+            // The engine is gone, so the result is dropped.
             drop(step.run(&job.storage, &mut self.context(hub), reach));
         } else if happens(&mut self.luck, 0.5) {
             self.carry_out(hub, job);

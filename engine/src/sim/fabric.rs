@@ -33,7 +33,7 @@ pub(super) struct Fabric {
     pub(super) machines: Vec<Machine>,
     jobs: SlotMap<JobKey, Job>,
     pub(super) http_hosts: BTreeMap<SocketAddr, HttpHost>,
-    /// Requests that are answered or will be, by their tags.
+    /// Requests whose answers are not complete, by their tags.
     http_flows: HashMap<(NodeId, JobTag), HttpFlow>,
 }
 

@@ -122,7 +122,7 @@ impl Hub {
         self.agenda.wake(node, self.now);
     }
 
-    /// Puts a datagram into a node's ring, if somebody takes its kind.
+    /// Puts a datagram into a node's ring, if the inbox of its kind is open.
     pub(super) fn deliver_datagram(&mut self, node: NodeId, from: SocketAddr, to: SocketAddr, data: &Bytes) {
         if let Some(trace) = &mut self.trace {
             trace.datagram(self.now, node, from, data);

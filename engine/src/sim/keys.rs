@@ -1,4 +1,4 @@
-//! The keys by which future events name their data. The key of data that is gone finds nothing.
+//! The keys by which future events name their data. The key of removed data finds nothing.
 
 use slotmap::new_key_type;
 

@@ -24,7 +24,7 @@ use crate::ports::net::LocalAddresses;
 use crate::ports::state::settings_blob;
 use crate::wake::Waker;
 
-/// Date of the begin of every simulation, as a time since 1970.
+/// Start date of every simulation, as a time since 1970.
 const EPOCH: Duration = Duration::from_secs(1_700_000_000);
 
 /// Parameters of a new node.

@@ -11,7 +11,7 @@ pub trait Probe: Send + Sync + 'static {
     fn backend(&self, call: &mut dyn FnMut());
 }
 
-/// Measures nothing.
+/// A probe that measures nothing.
 pub(super) struct Unprobed;
 
 impl Probe for Unprobed {

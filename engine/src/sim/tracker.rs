@@ -68,7 +68,7 @@ impl Default for TrackerOptions {
     }
 }
 
-/// An announce that a tracker received, whatever it answered.
+/// An announce that a tracker received, answered or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Announced {
     /// Time of the announce.

@@ -273,7 +273,7 @@ mod tests {
         bed
     }
 
-    /// Adds a torrent whose session is to be ended. `loaded` is `None` while its saved state is unknown, or else tells
+    /// Adds a torrent whose session is to be ended. `loaded` is `None` while its saved state is unknown, or else
     /// whether there is any.
     fn add(bed: &mut Bed, loaded: Option<bool>) -> Entity {
         let storage = Storage {

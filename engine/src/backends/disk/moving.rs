@@ -1,4 +1,4 @@
-//! FileMove a torrent's files to another place, see `ports/disk/moving.rs`.
+//! Moves a torrent's files to another place, see `ports/disk/moving.rs`.
 
 mod copying;
 

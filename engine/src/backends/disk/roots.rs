@@ -54,7 +54,7 @@ struct State {
     volume: Option<Arc<Volume>>,
 }
 
-/// The result of looking at a download folder.
+/// The result of a check of a download folder.
 pub(super) enum Found {
     /// The same folder as before.
     Same(Arc<OwnedFd>),

@@ -1,4 +1,4 @@
-//! The volume of a folder: where it is mounted, and which file system it is.
+//! The volume of a folder: its mount point and its file system.
 
 use std::fs;
 use std::io;
@@ -50,7 +50,7 @@ impl Mounted {
     pub(super) fn check(self, expected: Option<&Volume>) -> Result<Volume, WrongVolume> {
         let known = expected.and_then(|expected| expected.id.clone());
         let is_same = known.is_some() && self.id == known;
-        // A volume mounted further down is somebody's choice, unless the torrent has data on another one.
+        // A volume mounted further down was mounted on purpose, unless the torrent has data on another one.
         if let Some(Volume { mount_point, .. }) = expected
             && !is_same
             && *mount_point != self.mount_point

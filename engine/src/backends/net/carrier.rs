@@ -1,4 +1,4 @@
-//! Carriers: whatever opens and accepts streams, below the Net port.
+//! Carriers, which open and accept streams below the Net port.
 
 use std::future::Future;
 use std::io;
@@ -16,8 +16,8 @@ use crate::ports::net::{StreamError, TransportChoice};
 
 /// A stream of bytes that a carrier has opened or accepted.
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
-    /// Waits until a read is worth an attempt, so that a stream without data takes no read buffer. By default, it
-    /// always is.
+    /// Waits until a read is worth an attempt, so that a stream without data takes no read buffer. By default, every
+    /// read is.
     fn poll_readable(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

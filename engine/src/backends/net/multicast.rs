@@ -167,7 +167,7 @@ impl Group {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Follows the interfaces that there are, and sends the datagrams that wait for them.
+    /// Updates the memberships to the present interfaces, and sends the datagrams that wait for them.
     fn set_links(self: &Arc<Self>, found: Vec<Link>, shared: &Arc<Shared>) {
         let mut state = self.state();
         if state.socket.is_none() && !found.is_empty() {
@@ -271,8 +271,8 @@ impl GroupSocket {
     /// Sends a datagram over an interface. Its source is the address that the engine listens at, or any address of the
     /// interface if it listens at all of them.
     ///
-    /// The runtime does not know at once that a new socket can send, so it is not asked. If the buffers are full, the
-    /// datagram is lost.
+    /// The runtime does not know at once that a new socket can send, so the datagram is sent without waiting for
+    /// readiness. If the buffers are full, the datagram is lost.
     fn send(&self, to: SocketAddr, link: &Link, local: SocketAddr, data: &[u8]) -> io::Result<()> {
         let options = SockRef::from(&self.socket);
         match link.ip {
@@ -298,7 +298,7 @@ async fn watch(shared: Arc<Shared>) {
         let found = spawn_blocking(move || {
             let interfaces = get_if_addrs().unwrap_or_default();
             let links = interfaces.iter().filter_map(|interface| {
-                // A link of the interface's family is one of any group of that family.
+                // A link that suits one group suits every group of its family.
                 let group = SocketAddr::new(interface.ip(), 0);
                 Link::of(interface, group, &reader.local)
             });

@@ -1,4 +1,4 @@
-//! One stream: a task that reads while it has credit and writes while frames are queued, whatever carries the bytes.
+//! One stream: a task that reads while it has credit and writes while frames are queued, over any carrier.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -112,7 +112,7 @@ impl Stream {
         None
     }
 
-    /// Waits until the world closes the stream. For a stream that is still being opened.
+    /// Waits until the world closes the stream. Used for a stream that is still being opened.
     pub(super) async fn closed(&self) {
         while self.lock().closing.is_none() {
             self.changed.notified().await;
@@ -161,7 +161,7 @@ impl Stream {
         let report = |bytes| shared.sink.push(NetEvent::Sent { stream: id, bytes });
         poll_fn(|cx| {
             loop {
-                // A change that comes after this wakes the task again.
+                // A later change wakes the task again.
                 while changed.as_mut().poll(cx).is_ready() {
                     changed.set(self.changed.notified());
                 }

@@ -145,7 +145,7 @@ impl Host {
 
 type Accepted = (Box<dyn ByteStream>, SocketAddr);
 
-/// A carrier of in-memory pipes. Its streams reach the one that it was made with.
+/// A carrier of in-memory pipes. Its streams reach the carrier that it was created with.
 struct Pipes {
     other: UnboundedSender<Accepted>,
     incoming: tokio::sync::Mutex<UnboundedReceiver<Accepted>>,
@@ -245,7 +245,8 @@ fn a_filter_begins_at_its_position() {
     let passed = Arc::new(Mutex::new(0));
     let filter = |from| Some(Filter::new(from, Flip(passed.clone())));
     let message: Vec<u8> = (0..100_000_u32).map(|number| number as u8).collect();
-    // The sender's filter begins in the middle of a frame. The receiver's comes when part of the bytes wait.
+    // The sender's filter begins in the middle of a frame. The receiver's filter comes when some of the bytes already
+    // wait.
     one.send(from, &message[..10]);
     one.ask(NetRequest::Filter {
         stream: from,
@@ -330,7 +331,7 @@ fn datagrams_travel_in_batches() {
         assert!(found.iter().map(|datagram| &datagram.data).eq(expected));
         let times = Timestamp::ZERO + earliest..=Timestamp::ZERO + epoch.elapsed();
         for datagram in found {
-            // The kernel's clock is read apart from ours.
+            // The kernel's clock and ours are read at different times.
             assert!(
                 times.contains(&(datagram.arrived + Duration::from_millis(1))) || times.contains(&datagram.arrived)
             );

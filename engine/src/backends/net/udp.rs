@@ -27,15 +27,15 @@ const RUN_BYTES: usize = 1 << 16;
 /// Maximum number of bytes of one send call: a UDP payload over IPv4 (GSO).
 const MAX_RUN: usize = 65_507;
 
-/// Pause of a socket that has received all that had arrived, and found nothing but messages of the DHT: for each of the
-/// messages, and at most. What arrives meanwhile waits in the socket, so that one call receives several messages and
-/// the engine ticks once for them. A message that comes alone is received at once. The answers of distant nodes take
-/// some hundred milliseconds anyway.
+/// Pause of a socket that has received all waiting datagrams, if they were messages of the DHT only: per message, and
+/// the maximum. Datagrams that arrive meanwhile wait in the socket, so that one call receives several messages and the
+/// engine ticks once for them. A message that comes alone is received at once. The answers of distant nodes take some
+/// hundred milliseconds anyway.
 const PAUSE_PER_MESSAGE: Duration = Duration::from_millis(2);
 const MAX_PAUSE: Duration = Duration::from_millis(10);
 
 /// Maximum number of datagrams that arrive in a pause, at the rate of the last one. A socket holds about 270 small ones
-/// by Linux' default, and loses what does not fit, whatever its kind.
+/// by Linux' default, and loses datagrams that do not fit, of every kind.
 const MAX_PER_PAUSE: u32 = 128;
 
 /// Time without pauses after a datagram of another kind. uTP measures delays, so its packets must not wait.
@@ -121,9 +121,9 @@ fn receive_once(udp: &Udp, memory: &mut [u8], pauses: &mut Pauses, shared: &Shar
 struct Pauses {
     /// Datagrams or runs received since the last pause.
     count: usize,
-    /// The begin of the last pause.
+    /// The start of the last pause.
     last_pause: Option<Instant>,
-    /// The time of the last datagram that was no message of the DHT.
+    /// The time of the last datagram that was not a message of the DHT.
     last_other: Option<Instant>,
 }
 
@@ -153,8 +153,8 @@ impl Pauses {
     }
 }
 
-/// Puts the datagrams of one receive call into their rings, and wakes the engine once. Returns whether there was one
-/// that is no message of the DHT.
+/// Puts the datagrams of one receive call into their rings, and wakes the engine once. Returns whether one of them is
+/// not a message of the DHT.
 fn take_in(metas: &[RecvMeta], buffers: &[IoSliceMut<'_>], local: SocketAddr, shared: &Shared) -> bool {
     let (mut is_any, mut has_others) = (false, false);
     let mut rings = shared.datagrams();

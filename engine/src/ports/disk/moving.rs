@@ -3,7 +3,7 @@
 //! A move has two steps, and the session is switched to the new place between them. The first step brings every file to
 //! the new place and leaves the old one as it is: by a second name (a hard link) on the same file system, by a copy
 //! otherwise. The second step deletes the files at the old place. So all of the data is at the old place until the
-//! switch and at the new one after it, whatever is killed when, and each step can be repeated.
+//! switch and at the new one after it, even if the process is killed at any moment, and each step can be repeated.
 
 use std::path::PathBuf;
 
@@ -43,18 +43,18 @@ pub enum MoveStep {
     Check,
     /// Brings the files to the second place, durably. Creates names there, and overwrites nothing: a file there that is
     /// not the torrent's is an error ([`DiskError::is_taken`](super::DiskError::is_taken)), before anything is created.
-    /// After an error, whatever the step brought there is deleted again. Files of the user, and those with a second
-    /// hard link of theirs, are copied in any case, so that the torrent never shares one.
+    /// After an error, the files that the step brought there are deleted again. Files of the user, and those with a
+    /// second hard link of theirs, are copied in any case, so that the torrent never shares one.
     Copy,
-    /// Deletes at the second place what `Copy` brought there, as far as the first place has it too, and folders that
-    /// this leaves empty.
+    /// Deletes the files that `Copy` brought to the second place, as far as the first place has them too, and folders
+    /// that this leaves empty.
     Undo,
     /// Deletes at the first place the files that the torrent created, as far as the second place has them too, and
     /// folders that this leaves empty.
     DeleteOld,
 }
 
-/// How far the files of a move are copied.
+/// The progress of copying the files of a move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MoveProgress {
     /// Number of bytes at the new place.

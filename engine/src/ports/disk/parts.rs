@@ -2,8 +2,8 @@
 //!
 //! A skipped file is not created. The pieces at its borders may be wanted for the files beside it; such a piece is
 //! written as a whole, and the bytes of the skipped file go to the torrent's part file, a hidden file in the download
-//! folder. It has a place of one piece for each border piece, in order, so that a place never moves; places that were
-//! never written take no space on file systems with sparse files.
+//! folder. The part file has a slot of one piece for each border piece, in order, so that a slot never moves; slots
+//! that were never written take no space on file systems with sparse files.
 //!
 //! When the user wants the file, its bytes are copied from the part file, and the world records in the session that
 //! they are there. Until the world confirms that the session is durable, reads use the part file and writes go to both.
@@ -179,7 +179,7 @@ pub(crate) fn part_name(torrent: InfoHash) -> String {
     format!(".{torrent}.parts")
 }
 
-/// Returns the pieces that a file shares with what lies before and after it; at most two, and each once.
+/// Returns the pieces that a file shares with its neighbors: at most two, and each once.
 pub fn border_pieces(file: &FileEntry, piece_length: u64, total_size: u64) -> impl Iterator<Item = u32> + use<> {
     let first = (!file.offset.is_multiple_of(piece_length)).then(|| (file.offset / piece_length) as u32);
     let ends_inside = file.end() < total_size && !file.end().is_multiple_of(piece_length);
@@ -252,7 +252,7 @@ mod tests {
             ]
         );
         assert_eq!(parts.runs_of(&table, 2), [(5, place(5, 10), place(2, 30), 2)]);
-        // A file beside it is where it was.
+        // The bytes of a neighboring file stay where they were.
         let other = FileSlice {
             place: Some(place(3, 0)),
             len: 1,

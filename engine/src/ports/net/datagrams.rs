@@ -94,8 +94,8 @@ pub struct Datagram {
 }
 
 /// Datagrams on their way into the world, in one ring of fixed length for each kind. A full ring drops and counts new
-/// datagrams: UDP may lose them anyway, and memory stays bounded. Datagrams that nobody takes are dropped and counted
-/// too, without waking the engine.
+/// datagrams: UDP may lose them anyway, and memory stays bounded. Datagrams without an open inbox are dropped and
+/// counted too, without waking the engine.
 #[derive(Debug)]
 pub(crate) struct DatagramRings {
     rings: [Ring; DatagramKind::ALL.len()],
@@ -131,7 +131,7 @@ impl DatagramRings {
         }
     }
 
-    /// Appends a datagram if there is room and somebody takes its kind. Returns whether it was.
+    /// Appends a datagram if there is room and the inbox of its kind is open. Returns whether it was appended.
     pub(crate) fn push(
         &mut self,
         from: SocketAddr,
@@ -201,8 +201,8 @@ fn report(kind: Option<DatagramKind>, count: &mut u64, events: &mut Vec<NetEvent
 /// Counters of dropped datagrams, for monitoring.
 #[derive(Resource, Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DatagramCounts {
-    /// Datagrams of each kind that were dropped because too many were waiting or nobody takes them, in the order of
-    /// [`DatagramKind::ALL`].
+    /// Datagrams of each kind that were dropped because too many were waiting or their inbox is not open, in the order
+    /// of [`DatagramKind::ALL`].
     pub dropped: [u64; DatagramKind::ALL.len()],
     /// Datagrams that belong to no protocol known here.
     pub unknown: u64,
@@ -258,7 +258,7 @@ mod tests {
         rings.open(UTP_DATAGRAMS);
         rings.open(purpose!("something else"));
         let pushed = |rings: &mut DatagramRings, data: &[u8]| (0..10).filter(|_| push(rings, data)).count();
-        // A full ring leaves the room of the other one alone, and nobody takes the DHT's datagrams.
+        // A full ring does not use up the room of another one, and the DHT's inbox is not open.
         assert_eq!(pushed(&mut rings, TRACKER), 3);
         assert_eq!(pushed(&mut rings, &UTP), 3);
         assert_eq!(pushed(&mut rings, DHT), 0);

@@ -128,8 +128,8 @@ mod tests {
     }
 
     proptest! {
-        /// However the bytes are split, and whether they wait or come later, each from the position on is transformed
-        /// once.
+        /// Each byte from the position on is transformed once, however the bytes are split, and whether they wait or
+        /// come later.
         #[test]
         fn every_byte_passes_once(
             data in prop::collection::vec(any::<u8>(), 1..200), cuts in prop::collection::vec(0_usize..200, 0..8),
@@ -148,7 +148,7 @@ mod tests {
                 start = end;
             }
             let waiting = waiting.min(chunks.len());
-            // The world knows what it has taken, and sets no filter before that.
+            // The world sets no filter before the bytes that it has taken.
             let mut filter = Filter::new(from as u64, Counting(0));
             let (stream, other) = (StreamId(1), StreamId(3));
             let later = chunks.split_off(waiting);

@@ -1,5 +1,5 @@
-//! Moves of a torrent's files on a simulated disk. It has no second names for files, so every file is copied, as to
-//! another file system. A step that is interrupted has taken effect on some of the files.
+//! Moves of a torrent's files on a simulated disk. The disk has no hard links, so every file is copied, as to another
+//! file system. A step that is interrupted has taken effect on some of the files.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -92,7 +92,7 @@ impl Move {
         paths.collect()
     }
 
-    /// Checks that no file at the new place is another one's.
+    /// Checks that no file at the new place belongs to another torrent or to the user.
     fn check(&self, from: &Storage, context: &DiskContext<'_>) -> Result<()> {
         for (index, source, target) in self.paths(from) {
             let is_foreign = |file: &File| source != target && !self.to.is_marked(index, file);

@@ -152,7 +152,7 @@ impl Storage {
         })
     }
 
-    /// The folder at which the disk is mounted: it is the only one that exists by itself.
+    /// The folder at which the disk is mounted, the only one that exists from the start.
     pub(super) fn folders(&self) -> FolderIds {
         let rest = self.root.strip_prefix(MOUNTED_AT).unwrap_or(&self.root);
         let id = FileId {
@@ -433,7 +433,7 @@ impl Storage {
             }
             let written = write_run(context, &path, offset, part, left);
             left -= written.min(left);
-            // A write that brought nothing does not make the file longer.
+            // A write of no bytes does not make the file longer.
             let end = if written > 0 { offset + written } else { 0 };
             self.record_written(context, file, &path, end);
             if written < u64::from(slice.len) {
@@ -710,7 +710,7 @@ fn write_run(context: &mut DiskContext<'_>, path: &Path, offset: u64, blocks: Ve
         };
         let is_too_long = taken_by(context, block.len() as u64) > free;
         if is_too_long {
-            // As if the allocated part came last.
+            // Counts as if the allocated part came last.
             block.truncate(free.min(block.len() as u64) as usize);
         }
         let len = block.len() as u64;

@@ -185,8 +185,8 @@ impl Fabric {
     }
 }
 
-/// Cuts a range out of a resource, as servers do that support ranges. Returns the status, and the position of what is
-/// left.
+/// Cuts a range out of a resource, as servers do that support ranges. Returns the status, and the position of the
+/// range.
 fn cut(range: &Range<u64>, body: &mut Bytes) -> (u16, Option<ContentRange>) {
     let total = body.len();
     let end = usize::try_from(range.end).unwrap_or(usize::MAX).min(total);

@@ -14,7 +14,7 @@ pub enum Carrier {
 /// A host's transports, in the order in which they are tried.
 pub(super) type Carriers = Vec<(Transport, Carrier)>;
 
-/// The transports of hosts without others.
+/// The transports of hosts without other carriers.
 pub(super) fn only_tcp() -> Carriers {
     vec![(Transport::Tcp, Carrier::AccessLink)]
 }

@@ -1,8 +1,8 @@
 //! Data in transit: the sender's uplink, the path, the receiver's downlink, the receive buffer.
 //!
-//! An access link carries one segment at a time and serves connections and datagrams in turn, so that none waits for
-//! another one's whole queue. The data in flight of a connection is bounded as in TCP: by the receive buffer, and on a
-//! narrow downlink by the amount that keeps the downlink busy.
+//! An access link carries one segment at a time and serves connections and datagrams in turn, so that no connection
+//! waits for the whole queue of another one. The data in flight of a connection is bounded as in TCP: by the receive
+//! buffer, and on a narrow downlink by the amount that keeps the downlink busy.
 
 use std::time::Duration;
 

@@ -28,7 +28,7 @@ pub(super) struct Connection {
     pub(super) deadline: Timestamp,
     /// Number of times that the connection request was sent.
     pub(super) tries: u32,
-    /// Nothing passes any more, and neither end is notified.
+    /// No more data passes, and neither end is notified.
     pub(super) is_severed: bool,
 }
 

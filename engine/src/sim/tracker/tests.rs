@@ -288,6 +288,6 @@ fn it_fails_in_every_way_over_udp() {
     assert_ne!(fail(TrackerMode::WrongTransaction).unwrap()[4..8], [0, 0, 0xab, 0xcd]);
     assert_eq!(fail(TrackerMode::Failure("no".into())).unwrap()[..4], [0, 0, 0, 3]);
     assert_eq!(fail(TrackerMode::Truncated).unwrap().len(), 8);
-    // It belongs to no protocol, and does not reach the world.
+    // The datagram belongs to no protocol, and does not reach the world.
     assert_eq!(fail(TrackerMode::Garbage), None);
 }
