@@ -1,4 +1,4 @@
-//! Automation: watch folders, and programs and web servers that learn of events.
+//! Automation: watch folders, and programs and web servers that are notified of events.
 
 mod hooks;
 mod notices;

@@ -368,7 +368,7 @@ impl BlockingTorrents {
         block_on(self.0.ask(command))
     }
 
-    /// As [`Torrents::subscribe`]; [`Subscription::next_blocking`] waits for an event.
+    /// Like [`Torrents::subscribe`]; [`Subscription::next_blocking`] waits for an event.
     #[must_use]
     pub fn subscribe(&self) -> Subscription {
         self.0.subscribe()

@@ -405,7 +405,7 @@ fn report_usage(mistake: &clap::Error) -> ExitCode {
     ExitCodes::USAGE.into()
 }
 
-/// Returns the error and the tip of clap's text, without the usage and the hint at the help.
+/// Returns the error and the tip of clap's text, without the usage and the reference to `--help`.
 fn one_line(text: &str) -> String {
     let text = text.strip_prefix("error: ").unwrap_or(text);
     let lines = text.lines().map(str::trim);
@@ -423,8 +423,7 @@ fn one_line(text: &str) -> String {
     joined
 }
 
-/// Returns the first example in the help of the command that the arguments begin with, without what follows it on its
-/// line.
+/// Returns the first example in the help of the command that the arguments begin with, without the rest of its line.
 fn first_example(arguments: impl Iterator<Item = String>) -> Option<String> {
     let root = Cli::command();
     let mut command = &root;

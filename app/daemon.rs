@@ -3,8 +3,8 @@
 //! A client presents the token that the state folder holds ([`Token`]) and addresses the API by one of the API's own
 //! names. A web page can do neither. Clients of the daemon's user connect through a Unix socket in the state folder
 //! ([`connect`]). Others connect by TCP; there the daemon can prove itself before the client presents the token
-//! ([`Token::prove`]). [`ApiSettings`] bounds bodies, heads and connections: clients without the token cannot keep a
-//! client with it from being answered. `/api/v1/openapi.json` describes the requests.
+//! ([`Token::prove`]). [`ApiSettings`] bounds bodies, heads and connections: clients without the token cannot prevent
+//! answers to a client with it. `/api/v1/openapi.json` describes the requests.
 
 mod adding;
 mod address;

@@ -24,7 +24,7 @@ pub struct Dht(Torrents);
 /// Shortest time between two searches of [`Dht::next_torrent`]: a search takes some fifty datagrams.
 pub const MIN_FOLLOW_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Time between two attempts to search while no node is known, or other searches take all places.
+/// Time between two attempts to search while no node is known, or other searches use up the limit.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// An item that was stored.
@@ -89,7 +89,7 @@ impl Dht {
         self.0.ask(|reply| GetDhtStats { reply }).await
     }
 
-    /// Searches peers of a torrent, which need not be listed here. Does not announce us, and connects to nobody.
+    /// Searches for peers of a torrent, which need not be listed here. Does not announce us, and connects to no peer.
     ///
     /// # Errors
     /// [`Error::Dht`].
@@ -98,7 +98,7 @@ impl Dht {
         Ok(self.0.ask(|reply| FindDhtPeers { torrent, reply }).await??)
     }
 
-    /// Searches an item. Returns the one with the greatest sequence number, or `None` if no node has it.
+    /// Searches for an item. Returns the one with the greatest sequence number, or `None` if no node has it.
     ///
     /// # Errors
     /// [`Error::Dht`].
@@ -121,8 +121,8 @@ impl Dht {
         self.put_item(item, &[], None).await
     }
 
-    /// Stores a mutable item under the key that belongs to `secret`, in place of the one that is there: the sequence
-    /// number is one greater, and nothing is stored if somebody else has changed the item meanwhile.
+    /// Stores a mutable item under the key that belongs to `secret`, in place of the stored one. Its sequence number is
+    /// one greater. Nothing is stored if another program has changed the item meanwhile.
     ///
     /// # Errors
     /// [`Error::Dht`].
@@ -131,7 +131,7 @@ impl Dht {
         self.put_item(item, salt, cas).await
     }
 
-    /// Signs the item that follows the stored one. Returns the sequence number of that one too.
+    /// Signs the item that follows the stored one. Also returns the sequence number of the stored item.
     async fn sign(&self, secret: &[u8; 32], salt: &[u8], value: &[u8]) -> Result<(Item, Option<i64>), Error> {
         check_value(value)?;
         let target = items::mutable_target(&items::public_key(secret), salt);
@@ -157,7 +157,7 @@ impl Dht {
         Ok(stored)
     }
 
-    /// Searches the torrent that a link names now (BEP 46), or `None` if no node knows one.
+    /// Searches for the torrent that a link names now (BEP 46). Returns `None` if no node knows one.
     ///
     /// ```
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
@@ -181,7 +181,7 @@ impl Dht {
         Ok(item.as_ref().map(NamedTorrent::of).transpose()?)
     }
 
-    /// Searches the torrent that a link names, again and again, until its sequence number is greater than `known`.
+    /// Searches for the torrent that a link names repeatedly, until its sequence number is greater than `known`.
     /// `interval` is the time between two searches, at least [`MIN_FOLLOW_INTERVAL`]. While no node is known or too
     /// many searches are running, the next attempt follows after a second.
     ///

@@ -40,7 +40,7 @@ pub enum Error {
         /// The cause.
         error: std::io::Error,
     },
-    /// A text that begins like a magnet link and is none.
+    /// A text begins like a magnet link but is not a valid one.
     #[error(transparent)]
     Magnet(#[from] MagnetError),
     /// A magnet link where the metadata itself is needed.
@@ -56,7 +56,7 @@ pub enum Error {
         /// The sources to give instead.
         instead: &'static str,
     },
-    /// A torrent is refused. Nothing of it is kept, and no file has been touched.
+    /// A torrent is refused. None of its state is kept, and no file has been touched.
     #[error(transparent)]
     Add(#[from] AddError),
     /// The engine cannot start.
@@ -71,7 +71,7 @@ pub enum Error {
     /// The engine lacks the plugin for this operation.
     #[error(transparent)]
     UnsupportedCommand(#[from] UnsupportedCommand),
-    /// The DHT could not do what was asked.
+    /// The DHT could not carry out a command.
     #[error(transparent)]
     Dht(#[from] DhtError),
     /// A link is not followed.

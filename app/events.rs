@@ -24,10 +24,10 @@ use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
 use crate::id::TorrentId;
 
-/// Most events that a slow subscriber may be behind. Beyond that, it loses the oldest ones.
+/// Maximum number of events that a slow subscriber may be behind. Beyond that, it loses the oldest ones.
 pub(crate) const CAPACITY: usize = 1024;
 
-/// Something that happened in the engine.
+/// An event in the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
@@ -261,7 +261,7 @@ impl Plugin for EventsPlugin {
     }
 }
 
-/// Publishes the news of the DHT.
+/// Publishes events of the DHT.
 fn publish_dht_events(
     outlet: Res<Outlet>,
     torrents: Query<&Torrent>,

@@ -17,8 +17,8 @@ pub struct FolderError {
     pub error: io::Error,
 }
 
-/// Checks that files can be created in a download folder, which may be missing. Creates a folder of a name of its own
-/// in the nearest existing folder, and removes it at once, since nothing else shows for certain that this is possible.
+/// Checks that files can be created in a download folder, which may be missing. Creates a temporary folder in the
+/// nearest existing folder, and removes it at once, since only this shows for certain that files can be created.
 ///
 /// A folder that already contains an entry called `name`, the torrent's file or folder, is only checked to be a folder:
 /// the torrent may be complete. A full volume is not an error either, since the engine waits for space.

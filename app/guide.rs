@@ -24,7 +24,7 @@
 //! - A plugin adds and removes only components of its own. Required components
 //!   (`app.register_required_components::<Torrent, Yours>()`) put them on every entity of a kind.
 //! - A tick never blocks. Slow work goes to a thread of the plugin's own, and its result comes back as a command.
-//! - Everything that a stranger can make grow has a limit.
+//! - All memory that a stranger can make grow has a limit.
 //!
 //! Each of the following examples is a whole file. They compile as documentation tests, and
 //! `tests/third_party_plugin` runs them in engines that transfer a torrent.
@@ -55,8 +55,8 @@
 //! the addresses are dialed in the same tick. `informant` is the host that named the peers, such as a server that the
 //! plugin asked: that host may not name peers in a more private network than its own. `None` stands for a host in the
 //! Internet, and permits addresses in the Internet and in the network to which the engine's listen addresses belong.
-//! The plugin may come before `TorrentPlugins`, which keep a registry of sources that is there; an extension is
-//! registered after them.
+//! The plugin may come before `TorrentPlugins`, which keep an existing registry of sources; an extension is registered
+//! after them.
 //!
 #![doc = concat!("```\n", include_str!("guide/peer_list.rs"), "```")]
 //!

@@ -231,7 +231,7 @@ pub enum Answer {
     Removed(Removed),
 }
 
-/// Something that happened in the engine.
+/// An event in the engine.
 #[derive(Message, Debug, Clone, PartialEq, Eq)]
 pub struct TorrentEvent(pub Event);
 
@@ -338,7 +338,7 @@ fn receive_events(
         tracing::error!(reason, "the engine cannot start");
         ended.write(EngineEnded { reason });
     }
-    // At most what the subscription holds, so that a busy engine cannot hold up a frame.
+    // At most the capacity of the subscription, so that a busy engine cannot hold up a frame.
     for _ in 0..events::CAPACITY {
         let Some(subscription) = &mut connection.events else {
             return;

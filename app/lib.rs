@@ -19,7 +19,7 @@
 //! | [`BlockingTorrents`] | the same operations for programs without async code |
 //! | [`host`] | an engine inside a Bevy program |
 //! | [`events`] | engine events, as they occur |
-//! | [`prelude`] | what most plugins need, derive macros included |
+//! | [`prelude`] | items that most plugins need, derive macros included |
 //! | [`folders`] | checking a download folder before a torrent is added |
 //! | [`making`], [`verifying`] | creating a torrent from files, and verifying files, without an engine |
 //! | `sim` (with the feature of that name) | simulating whole swarms in one process |

@@ -1,4 +1,4 @@
-//! Everything that most plugins need, derive macros included.
+//! The items that most plugins need, derive macros included.
 //!
 //! ```
 //! use ecs_torrent::prelude::*;

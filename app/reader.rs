@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::id::TorrentId;
 use crate::torrents::Torrents;
 
-/// Least bytes that a reader requests as [`AsyncRead`]; smaller reads are answered from what is left.
+/// Minimum number of bytes that a reader requests as [`AsyncRead`]; smaller reads are answered from the rest.
 const LEAST_READ: usize = 64 << 10;
 
 type Reading = Pin<Box<dyn Future<Output = Result<Bytes, Error>> + Send>>;
@@ -72,9 +72,8 @@ impl Torrents {
     /// ```
     ///
     /// # Errors
-    /// [`Error::TorrentNotFound`]; [`Error::ReadFile`] if there is no such file, if the file is skipped and not all
-    /// there, if the torrent is paused, stopped or failed, or if there are as many readers as `readers.max_readers`
-    /// allows.
+    /// [`Error::TorrentNotFound`]; [`Error::ReadFile`] if there is no such file, if the file is skipped and incomplete,
+    /// if the torrent is paused, stopped or failed, or if there are as many readers as `readers.max_readers` allows.
     pub async fn read_file(&self, id: impl Into<TorrentId>, file: u32) -> Result<FileReader, Error> {
         let TorrentId(torrent) = id.into();
         let close = self.reserve().await?;
@@ -104,7 +103,7 @@ impl FileReader {
         self.opened.length
     }
 
-    /// Reads bytes at an offset, without moving the place of [`AsyncRead`]. Returns at least one byte and at most
+    /// Reads bytes at an offset, without moving the position of [`AsyncRead`]. Returns at least one byte and at most
     /// `len`, or none at the end of the file.
     ///
     /// # Errors

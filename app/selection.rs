@@ -40,7 +40,7 @@ pub enum Field {
     Uploaded,
     /// Sent payload divided by received payload, or by the data on the disk if nothing was received.
     Ratio,
-    /// Seconds until the last wanted byte is there, at the current speed.
+    /// Seconds until the last wanted byte is held, at the current speed.
     Eta,
     /// Bytes received in pieces that failed their hash.
     Corrupt,
@@ -101,7 +101,7 @@ pub enum Field {
     Peers,
     /// Trackers.
     Trackers,
-    /// Sources of peers, and what became of the addresses that they reported.
+    /// Sources of peers, with counts of the addresses that they reported.
     Sources,
 }
 

@@ -14,7 +14,7 @@ use ecs_torrent_protocol::metainfo::{Metainfo, MetainfoLimits};
 
 use crate::error::Error;
 
-/// Something that can be added to an engine as a torrent.
+/// A torrent file or link that can be added to an engine.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Source {
@@ -80,7 +80,7 @@ impl Source {
     ///
     /// # Errors
     /// If the file cannot be read, is larger than any torrent may be, or is not a torrent; if a magnet link is
-    /// malformed or names a v2 torrent only; if the DHT has to be asked for the torrent of a link.
+    /// malformed or names a v2 torrent only; if the torrent of a link has to be searched for in the DHT.
     pub fn read(self) -> Result<ReadSource, Error> {
         let read = self.parse()?;
         match &read {
@@ -93,7 +93,7 @@ impl Source {
         }
     }
 
-    /// Returns what is known of the torrent, and the files that a magnet link selects. Blocks while it reads a file.
+    /// Returns the known data of the torrent, and the files that a magnet link selects. Blocks while it reads a file.
     pub(crate) fn resolve(self) -> Result<(TorrentSource, FileSelection), Error> {
         let magnet = match self.read()? {
             ReadSource::Metainfo(metainfo) => return Ok((metainfo.into(), FileSelection::default())),
@@ -102,7 +102,7 @@ impl Source {
         let unfetched = UnfetchedTorrent {
             info_hash: magnet.hashes.primary(),
             name: magnet.name,
-            // Nothing says which of them belong together: each is a tier of its own (BEP 12).
+            // A link does not group its trackers, so each is a tier of its own (BEP 12).
             trackers: magnet.trackers.into_iter().map(|url| vec![url]).collect(),
             peers: magnet.peers,
             hints: LinkHints {

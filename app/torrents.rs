@@ -82,7 +82,7 @@ impl Torrents {
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
     /// use ecs_torrent::AddOptions;
     /// # setup::run(async |torrents, folder| {
-    /// // Seeds what is there, and fails if it is not all there.
+    /// // Seeds complete data, and fails if some of it is missing.
     /// let options = AddOptions {
     ///     root: Some(folder.join("music")),
     ///     require_complete: true,
@@ -209,8 +209,8 @@ impl Torrents {
     /// ```
     ///
     /// # Errors
-    /// [`Error::TorrentNotFound`]; [`Error::EditTrackers`] if the torrent is private, if a URL cannot be used or is not
-    /// there, or if the session could not be saved. Nothing is changed then.
+    /// [`Error::TorrentNotFound`]; [`Error::EditTrackers`] if the torrent is private, if a URL cannot be used or does
+    /// not exist, or if the session could not be saved. Nothing is changed then.
     pub async fn edit_trackers<'u>(
         &self,
         id: impl Into<TorrentId>,
@@ -525,7 +525,7 @@ impl Torrents {
     /// let id = torrents.download(folder.join("album.torrent")).await?;
     /// torrents.stop_and_serialize(id).await?;
     /// assert_eq!(torrents.list().await?, []);
-    /// // The next start goes on where this one was.
+    /// // The next start continues where this one stopped.
     /// assert_eq!(torrents.resume_all().await?, 1);
     /// # Ok(())
     /// # });
@@ -706,8 +706,8 @@ impl Torrents {
         Ok(self.ask(restore).await??)
     }
 
-    /// Changes the limits of a torrent's transfer rates, and returns when they are durable and in force. They hold
-    /// beneath the engine's limits.
+    /// Changes the limits of a torrent's transfer rates, and returns when they are durable and in force. They apply in
+    /// addition to the engine's limits.
     ///
     /// ```
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
@@ -752,7 +752,7 @@ impl Torrents {
     }
 
     /// Changes a torrent's place in the queue, and returns when the change is durable and in force. The settings of the
-    /// section `queue` say how many torrents run.
+    /// section `queue` limit the number of running torrents.
     ///
     /// ```
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
@@ -832,7 +832,7 @@ impl Torrents {
         .await
     }
 
-    /// Changes settings while the engine runs, and returns when the changes are durable and in force. They lie over the
+    /// Changes settings while the engine runs, and returns when the changes are durable and in force. They override the
     /// settings with which the engine was started, in later runs too. A setting that needs a restart is saved, and
     /// named in the answer.
     ///
@@ -937,7 +937,7 @@ impl Torrents {
     }
 }
 
-/// Refuses listen addresses that this machine does not have: only the next start would say so, and fail.
+/// Refuses listen addresses that this machine does not have: otherwise only the next start would fail.
 fn check_listen(patch: &SettingsPatch) -> Result<(), ChangeError> {
     let name = "net.listen";
     let value = patch.0.get(name).and_then(Option::as_ref);
@@ -964,7 +964,7 @@ pub struct SettingsReport {
     pub alternative_limits: bool,
 }
 
-/// Maximum lag of the times of files behind the clock: the kernel takes them from its last tick.
+/// Maximum lag of file times behind the clock: the kernel takes them from its last tick.
 const FILE_TIMES_LAG: Duration = Duration::from_millis(10);
 
 /// Returns the time in nanoseconds since 1970.

@@ -41,7 +41,7 @@ fn missing(root: &Path, info: &Info, piece: u32) -> Vec<String> {
     missing.take(MAX_ERRORS).collect()
 }
 
-/// Most reasons that are kept.
+/// Maximum number of reasons that are kept.
 const MAX_ERRORS: usize = 10;
 
 /// Hashes a torrent's files below `root` on all processors. `on_bytes` receives the number of bytes hashed so far.

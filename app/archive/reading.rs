@@ -17,7 +17,7 @@ use super::{
     Manifest, path_of,
 };
 
-/// The rules of an import, beside those of the format.
+/// The rules of an import, in addition to those of the format.
 pub trait Rules {
     /// Checks whether a torrent may be added. Otherwise, returns the reason.
     ///
@@ -52,7 +52,7 @@ impl Rules for () {
     }
 }
 
-/// An archive that was read and found whole. Nothing is added before [`Staged::commit`].
+/// An archive that was read and is complete. Nothing is added before [`Staged::commit`].
 #[derive(Debug)]
 pub struct Staged {
     staging: Staging,
@@ -128,7 +128,7 @@ fn read_entry(entry: &mut impl Read, name: &str, size: u64, max: u64) -> Result<
         let name = name.to_owned();
         return Err(ArchiveError::TooLong { name, size, max });
     }
-    // Memory follows the bytes that are really there.
+    // Memory is allocated only for bytes that are really present.
     let mut bytes = Vec::new();
     let read = entry.take(size).read_to_end(&mut bytes);
     read.map_err(ArchiveError::Unreadable)?;
@@ -217,7 +217,7 @@ impl Reader<'_> {
         let hash = torrent.to_string();
         let has_session = self.imported.torrents.last().map(|last| &last.info_hash) == Some(&hash);
         if !has_session {
-            // Without a session, nobody knows where the files are.
+            // Without a session, the location of the files is unknown.
             self.leave_out(hash, &metainfo.info.name, "the archive has no session of it".to_owned());
         }
         Ok(has_session)

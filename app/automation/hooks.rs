@@ -20,11 +20,11 @@ use super::settings::{AutomationSettings, Hook};
 /// Bytes of each of a program's two outputs that are logged.
 const MAX_OUTPUT_BYTES: u64 = 1 << 16;
 
-/// Time to read the rest of the output of a program that has ended: what it has started may hold the other end.
+/// Time to read the rest of the output of a program that has ended: its child processes may hold the other end.
 const OUTPUT_TIME: Duration = Duration::from_secs(1);
 
-/// Runs the hooks of all notices, in the order of the notices, until the channel ends. Programs that run then are
-/// waited for.
+/// Runs the hooks of all notices, in the order of the notices, until the channel ends. Waits for programs that still
+/// run then.
 pub(super) async fn run(mut notices: Receiver<Notice>, settings: AutomationSettings) {
     let slots = Arc::new(Semaphore::new(settings.max_running_hooks));
     let limit = seconds(settings.hook_timeout_s);
@@ -55,7 +55,7 @@ async fn run_hook(hook: &Hook, notice: &Notice, limit: Duration) {
 }
 
 /// A program, and its process group while it runs. The group is killed when this is dropped. Once the program has ended
-/// and was waited for, the number of its group may be that of others.
+/// and was waited for, the number of its group may belong to other processes.
 struct Program {
     child: Child,
     group: Option<Pid>,
@@ -127,7 +127,7 @@ async fn watch(hook: &Hook, notice: &Notice, mut program: Program, limit: Durati
     let _ = timeout(OUTPUT_TIME, rest).await;
 }
 
-/// Logs the lines of an output. What exceeds the bound is read and dropped, so that the program does not hang.
+/// Logs the lines of an output. Output beyond the bound is read and dropped, so that the program does not hang.
 async fn log_output(name: String, output: impl AsyncRead + Unpin) {
     let mut output = BufReader::new(output.take(MAX_OUTPUT_BYTES));
     let mut line = Vec::new();

@@ -1,4 +1,4 @@
-//! Notices of events for hooks and webhooks: what a program wants to know of a torrent, also when the torrent is gone.
+//! Notices of events for hooks and webhooks. A notice describes a torrent even after the torrent is gone.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -41,7 +41,7 @@ fn text_of<S: serde::Serializer>(hash: &InfoHash, serializer: S) -> Result<S::Ok
     serializer.collect_str(hash)
 }
 
-/// Sends a notice for each event of a torrent. It is added to an engine that has hooks or webhooks only.
+/// Sends a notice for each event of a torrent. It is added only to an engine that has hooks or webhooks.
 #[derive(Debug, Clone)]
 pub struct NoticePlugin(Sender<Notice>);
 

@@ -13,16 +13,15 @@ pub struct AutomationSettings {
     /// Folders whose torrent files (`.torrent`) and magnet links (`.magnet`, a text file with a link) are added, such
     /// as `(path: "/srv/watch", then: Delete, category: "linux")`. Default none.
     pub watch: Vec<WatchedFolder>,
-    /// Time between two looks into a watch folder. A file is taken once it did not change from one look to the next.
-    /// Default 5 s.
+    /// Time between two scans of a watch folder. A file is added once it did not change between two scans. Default 5 s.
     pub watch_interval_s: u64,
-    /// Files in a watch folder that are looked at; others wait until there are fewer. Default 10,000.
+    /// Maximum number of files in a watch folder that are examined; others wait until there are fewer. Default 10,000.
     pub max_watched_files: usize,
     /// Programs that run at events, such as `(on: [Completed], program: "/usr/local/bin/sort-downloads")`: without a
     /// shell, with the event in their environment (`ECS_TORRENT_EVENT`, `_HASH`, `_NAME`, `_FOLDER`, `_SIZE`,
     /// `_CATEGORY`, `_LABELS`). Their output goes to the log. Default none.
     pub hooks: Vec<Hook>,
-    /// Time after which a program and what it has started are killed. Default 60 s.
+    /// Time after which a program and its child processes are killed. Default 60 s.
     pub hook_timeout_s: u64,
     /// Maximum number of programs that run at a time. Default 4.
     pub max_running_hooks: usize,
@@ -87,7 +86,7 @@ pub enum AfterAdding {
     Delete,
 }
 
-/// An event that hooks and webhooks learn of.
+/// An event of which hooks and webhooks are notified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Occasion {
     /// A torrent was added. Torrents of earlier runs are not added again.
@@ -135,7 +134,7 @@ pub struct Webhook {
 }
 
 impl AutomationSettings {
-    /// Finds the first setting that cannot work, by its name and with the reason.
+    /// Returns the name of the first setting that cannot work, with the reason.
     pub(crate) fn fault(&self) -> Option<(&'static str, String)> {
         self.watch_fault()
             .map(|reason| ("watch", reason))

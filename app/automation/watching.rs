@@ -30,7 +30,7 @@ const MAX_NUMBER: u32 = 1000;
 /// Maximum length in bytes of a file's name that becomes longer when its torrent was added, by `.999.added`.
 const MAX_RENAMED: usize = MAX_COMPONENT_BYTES - 10;
 
-/// Number of failures after which the pause between two tries of a file grows no more: it is then 256 looks.
+/// Number of failures after which the pause between two attempts at a file no longer grows: it is then 256 scans.
 const MAX_DOUBLINGS: u32 = 8;
 
 /// The kind of a watched file, by the end of its name.
@@ -50,14 +50,14 @@ impl Kind {
     }
 }
 
-/// A file as it was at a look.
+/// A file as it was at a scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     len: u64,
     modified: Option<SystemTime>,
 }
 
-/// A file that was seen at the last look.
+/// A file that was found by the last scan.
 #[derive(Debug, Clone, Copy)]
 struct Known {
     stamp: Stamp,
@@ -65,11 +65,11 @@ struct Known {
     is_done: bool,
     /// Number of tries that failed for a reason that may pass.
     failures: u32,
-    /// Number of looks until the next try.
+    /// Number of scans until the next attempt.
     pause: u32,
 }
 
-/// A watch folder with what is known of its files.
+/// A watch folder, and the known state of its files.
 struct Watcher {
     folder: WatchedFolder,
     max_files: usize,
@@ -131,7 +131,7 @@ pub(super) async fn watch(folder: WatchedFolder, settings: AutomationSettings, t
 }
 
 impl Watcher {
-    /// Looks at the folder. Returns the files that did not change since the last look, and were not tried.
+    /// Scans the folder. Returns the files that did not change since the last scan, and were not tried.
     fn look(&mut self) -> Vec<PathBuf> {
         let (found, fault) = match self.list() {
             Ok(found) if found.len() >= self.max_files => {
@@ -175,7 +175,7 @@ impl Watcher {
         settled
     }
 
-    /// Makes a later look try a file again, after a pause that doubles with each failure.
+    /// Schedules another attempt at a file, after a pause that doubles with each failure.
     fn retry(&mut self, path: &Path) {
         let known = path.file_name().and_then(|name| self.known.get_mut(name));
         if let Some(known) = known {
@@ -192,7 +192,7 @@ impl Watcher {
             if Kind::of(&entry.path()).is_none() {
                 continue;
             }
-            // A file may go away meanwhile, and a link may lead to one.
+            // The file may vanish meanwhile, and a link may lead to one that does not exist.
             let Ok(metadata) = fs::metadata(entry.path()) else {
                 continue;
             };
@@ -235,8 +235,8 @@ fn may_pass(error: &Error) -> bool {
     )
 }
 
-/// Reads and examines a file. A file that is not complete yet is no torrent: it is tried again when it has changed. The
-/// text of a `.magnet` file is a link only: it cannot name another file.
+/// Reads and examines a file. A file that is not complete yet is not a valid torrent: it is tried again when it has
+/// changed. The text of a `.magnet` file is a link only: it cannot name another file.
 fn read(path: &Path) -> Result<Source, Error> {
     match Kind::of(path) {
         Some(Kind::Magnet) => {

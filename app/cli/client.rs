@@ -38,7 +38,7 @@ use super::peers as addresses;
 use super::placement::PlacementArgs;
 use super::{CliError, Outcome, choice};
 
-/// Where the daemon is.
+/// The options that locate the daemon.
 #[derive(Debug, Args)]
 pub(super) struct DaemonAddress {
     /// Address of the daemon's API. By default the commands find the daemon through its state folder.
@@ -385,7 +385,7 @@ pub(super) async fn add(args: AddArgs) -> Result<Outcome, CliError> {
     Ok(Outcome::Done)
 }
 
-/// Prints one line for a torrent that was added, or that was there already.
+/// Prints one line for a torrent that was added, or was listed already.
 async fn print_added(
     daemon: &Daemon,
     added: &Value,
@@ -406,7 +406,7 @@ async fn print_added(
     Ok(())
 }
 
-/// The parameters of an add that place its files.
+/// The parameters of an add that determine the location of its files.
 const PLACING: [&str; 4] = ["root", "into", "category", "name"];
 
 /// Returns the message about a torrent that was listed before it was added, with the options that have no effect on it.
@@ -541,15 +541,15 @@ fn numbers(list: &[String], files: &Value) -> Result<String, CliError> {
     }
 }
 
-/// An operation of the API that changes a torrent or leaves it as it is.
+/// An operation of the API on a torrent, which may leave the torrent unchanged.
 struct Operation {
     /// The last part of its path.
     path: &'static str,
     done: &'static str,
     /// The message for a torrent that is not changed.
     unchanged: &'static str,
-    /// Whether the operation changes a torrent of a state, given by its name. A name that this program does not know is
-    /// that of a newer daemon's state.
+    /// Whether the operation changes a torrent of a state, given by its name. An unknown name belongs to a state of a
+    /// newer daemon.
     changes: fn(&str) -> bool,
 }
 
@@ -595,7 +595,7 @@ impl Target {
                 (format!("/api/v1/{}", operation.path), listed)
             }
         };
-        // A torrent that is not changed gets the operation too: its state may be another one by now.
+        // The operation is sent even if the torrent seems unaffected: its state may have changed by now.
         daemon.post(&path).await?;
         let only = found(&torrents, false).into_iter().next();
         let torrents = torrents.as_array().into_iter().flatten();
@@ -629,7 +629,7 @@ impl Target {
         Ok(Outcome::Done)
     }
 
-    /// Prints the changed torrents; of an operation on one torrent, the torrent itself.
+    /// Prints the changed torrents, or the torrent itself if the operation is on one torrent.
     fn report(&self, done: &str, unchanged: &str, only: Option<Found>, changed: &[Found]) {
         let only = only.filter(|_| !self.all);
         match (only, changed) {
@@ -649,7 +649,7 @@ struct Move {
     /// The last part of its path.
     path: &'static str,
     done: &'static str,
-    /// The message for a torrent that is there already.
+    /// The message for a torrent that has been moved already.
     unchanged: &'static str,
     to_stopped: bool,
 }

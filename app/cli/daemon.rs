@@ -125,8 +125,8 @@ pub(super) async fn run(args: DaemonArgs, screen: Screen) -> Result<Outcome, Cli
     Ok(Outcome::Done)
 }
 
-/// Time from the signal to the end of the process, of which hooks and webhooks get what the stop of the torrents
-/// leaves. The stop itself ends within 9 s by default, and container runtimes kill after 10 s.
+/// Time from the signal to the end of the process, of which hooks and webhooks get the part that the stop of the
+/// torrents leaves. The stop itself ends within 9 s by default, and container runtimes kill after 10 s.
 const STOP_TIME: Duration = Duration::from_millis(9_500);
 
 /// Time that hooks and webhooks get even if the stop took longer.

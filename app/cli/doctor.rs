@@ -1,4 +1,4 @@
-//! `doctor`: checks what a daemon needs, and says what to do about what is missing.
+//! `doctor`: checks a daemon's environment, and gives advice on problems.
 
 use std::fs;
 use std::io;
@@ -119,7 +119,8 @@ fn wrapped(text: &str) -> Vec<String> {
     lines.map(std::borrow::Cow::into_owned).collect()
 }
 
-/// Returns the download folder of a running daemon: its own settings count, not those that the doctor has read.
+/// Returns the download folder of a running daemon: the daemon's own settings count, not those that the doctor has
+/// read.
 async fn download_folder(state_dir: &Path, daemon: &ApiAddress) -> Option<PathBuf> {
     let place = DaemonAddress {
         api: None,
@@ -212,7 +213,7 @@ fn check_folder(area: &'static str, folder: &Path, other: &str, findings: &mut F
         let text = format!("{shown}: {} is not a folder", existing.display());
         return findings.fail(area, text, other);
     }
-    // The file has no name, so that nobody sees it.
+    // The file has no name, so that no other program sees it.
     if let Err(error) = tempfile::tempfile_in(existing) {
         let text = format!("{shown}: {} cannot be written to: {error}", existing.display());
         return findings.fail(area, text, format!("give its user the right to write there; {other}"));
@@ -233,7 +234,7 @@ fn check_folder(area: &'static str, folder: &Path, other: &str, findings: &mut F
     }
 }
 
-/// Checks that the addresses are free. Ports that the system chooses are.
+/// Checks that the addresses are free. Ports that the system chooses always are.
 fn check_ports(config: &Config, findings: &mut Findings) {
     let is_fixed = |address: &&SocketAddr| address.port() != 0;
     for address in config.net.listen.iter().filter(is_fixed) {
@@ -298,7 +299,7 @@ const EARLIEST: Duration = Duration::from_secs(1_735_689_600);
 /// Time by which a file may be newer than the clock: file systems of other machines have clocks of their own.
 const LEEWAY: Duration = Duration::from_secs(60);
 
-/// Checks that the clock is not far in the past. Nobody else is asked.
+/// Checks that the clock is not far in the past, without asking another host.
 fn check_clock(state_dir: &Path, findings: &mut Findings) {
     let advice =
         "set the clock, for example with timedatectl set-ntp true: certificates of HTTPS trackers depend on it";
@@ -323,7 +324,7 @@ fn newest_file(state_dir: &Path) -> Option<(PathBuf, SystemTime)> {
     files.max_by_key(|(_, modified)| *modified)
 }
 
-/// Asks the running daemon how it fares.
+/// Asks the running daemon for its health.
 async fn check_daemon(state_dir: &Path, address: ApiAddress, findings: &mut Findings) {
     let place = DaemonAddress {
         api: None,

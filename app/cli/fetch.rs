@@ -143,7 +143,7 @@ pub(super) async fn run(args: FetchArgs, screen: Screen) -> Result<Outcome, CliE
 enum Link {
     /// A link with the info-hash.
     Magnet(Box<Magnet>),
-    /// A link with a public key: the DHT knows the torrent (BEP 46).
+    /// A link with a public key, whose torrent is found through the DHT (BEP 46).
     Named(MutableLink),
 }
 
@@ -184,8 +184,7 @@ impl Link {
     }
 }
 
-/// Returns the trackers of a link in tiers. Nothing says which of them belong together: each is a tier of its own
-/// (BEP 12).
+/// Returns the trackers of a link in tiers. A link does not group its trackers, so each is a tier of its own (BEP 12).
 fn tiers(magnet: &Magnet) -> Vec<Vec<String>> {
     magnet.trackers.iter().map(|url| vec![url.clone()]).collect()
 }

@@ -114,7 +114,7 @@ fn write_lines(
         let line = match entries.recv_timeout(SUM_INTERVAL) {
             Ok(Entry::Line(line)) => Some(line),
             Ok(Entry::Written(answer)) => {
-                // Nobody waits any longer if this fails.
+                // If this fails, no caller waits any longer.
                 let _ = answer.try_send(());
                 continue;
             }

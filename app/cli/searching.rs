@@ -1,4 +1,4 @@
-//! Where the peers of a torrent without metadata are searched.
+//! The places where peers of a torrent without metadata are searched for.
 
 use std::net::SocketAddr;
 
@@ -7,17 +7,17 @@ use ecs_torrent::{Settings, Source, Torrents};
 
 use super::output;
 
-/// The ways by which peers of a torrent are found.
+/// The methods by which peers of a torrent are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Ways {
     /// Nodes of the DHT that are known; `None` if the DHT is off.
     pub(super) dht_nodes: Option<usize>,
-    /// Whether peers are searched on the local network.
+    /// Whether peers are searched for on the local network.
     pub(super) lsd: bool,
 }
 
 impl Ways {
-    /// Returns the ways that settings switch on. No node of the DHT is known yet.
+    /// Returns the methods that the settings enable. No node of the DHT is known yet.
     pub(super) fn of(settings: &Settings) -> Self {
         Self {
             dht_nodes: settings.dht.enabled.then_some(0),
@@ -34,8 +34,8 @@ impl Ways {
         }
     }
 
-    /// Returns a warning if only incoming peers can help: the source is a link without trackers and peers, and peers
-    /// are searched nowhere else.
+    /// Returns a warning if only incoming peers can help: the source is a link without trackers and peers, and all
+    /// other searches are disabled.
     pub(super) fn warning(self, source: &Source, peers: &[SocketAddr]) -> Option<String> {
         let Source::Magnet(magnet) = source else {
             return None;

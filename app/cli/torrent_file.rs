@@ -1,4 +1,4 @@
-//! Where `create` and `fetch` write a torrent file. An existing file is replaced only with `--overwrite`, and the
+//! The torrent file that `create` and `fetch` write. An existing file is replaced only with `--overwrite`, and the
 //! content of a new torrent never.
 
 use std::fs::{File, Metadata};
@@ -87,7 +87,7 @@ impl Destination {
             Self::Stdout => {
                 let mut out = io::stdout().lock();
                 check_output(out.write_all(bytes).and_then(|()| out.flush()));
-                // The standard output has no room for anything else.
+                // The standard output contains the torrent file alone.
                 eprintln!("{hash}");
                 return Ok(());
             }
@@ -118,7 +118,7 @@ fn folder_of(path: &Path) -> &Path {
     parent.unwrap_or(Path::new("."))
 }
 
-/// Whether a file or folder is the content's own, whatever it is called.
+/// Whether a file or folder is the content itself, under any name.
 fn is_content(metadata: &Metadata, content: Option<&Path>) -> bool {
     let content = content.and_then(|content| content.metadata().ok());
     content.is_some_and(|content| (content.dev(), content.ino()) == (metadata.dev(), metadata.ino()))

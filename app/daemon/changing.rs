@@ -11,7 +11,7 @@ use super::Shared;
 use super::answers::Refusal;
 use super::requests::{NoParameters, read, require_type};
 
-/// Longest body with changes, in bytes: the most blocked networks (`peers.blocked`) fit.
+/// Longest body with changes, in bytes: the maximum number of blocked networks (`peers.blocked`) fits.
 const MAX_CHANGES: usize = 512 << 10;
 
 /// Returns the settings in force, and what was changed at run time.

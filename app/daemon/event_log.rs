@@ -12,8 +12,8 @@ use tokio::sync::watch;
 use crate::TorrentId;
 use crate::events::{CAPACITY, Event, Received, Subscription};
 
-/// Most events that are kept for clients that reconnect. A torrent that downloads has a few events in its life; an
-/// event takes some 200 bytes.
+/// Maximum number of events that are kept for clients that reconnect. A torrent that downloads has a few events in its
+/// life; an event takes some 200 bytes.
 const MAX_EVENTS: usize = 4 * CAPACITY;
 
 /// The latest events. Clones share them.
@@ -95,7 +95,7 @@ impl EventLog {
         self.progress.send_modify(|(number, _)| *number = next);
     }
 
-    /// Returns the event with a number, or what is there instead.
+    /// Returns the event with a number, or the reason why there is none.
     pub(super) fn get(&self, number: u64) -> Next {
         let ring = self.ring();
         match number.checked_sub(ring.first) {
@@ -130,7 +130,7 @@ impl EventLog {
     }
 }
 
-/// Returns the event that says that events are missing; their number, if it is known.
+/// Returns the event that reports missing events, with their number if it is known.
 pub(super) fn missed(count: Option<u64>) -> (&'static str, Value) {
     ("missed", json!({"count": count, "at": now()}))
 }

@@ -19,7 +19,7 @@ use super::requests::Query;
 /// The header in which a client that reconnects names the last event that it has seen.
 const LAST_EVENT_ID: &str = "last-event-id";
 
-/// A client's place in the log of events.
+/// A client's position in the log of events.
 struct Place {
     log: EventLog,
     /// The number of the next event.
@@ -73,8 +73,8 @@ pub(super) async fn stream(
     Ok(Sse::new(events).keep_alive(KeepAlive::default()))
 }
 
-/// Returns what a client has to know before the first event: the torrents and their states, and the revision from which
-/// `/api/v1/sync` continues.
+/// Returns the initial state for a client, sent before the first event: the torrents and their states, and the revision
+/// from which `/api/v1/sync` continues.
 async fn snapshot(shared: &Shared) -> Result<serde_json::Value, Refusal> {
     shared.mirror.refresh(&shared.torrents).await?;
     let listing = shared.mirror.listing();

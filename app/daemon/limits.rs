@@ -54,7 +54,7 @@ struct Seeding {
     action: Option<Option<SeedingAction>>,
 }
 
-/// Reads a value that is there, even if it is `null`.
+/// Reads a value that is present, even if it is `null`.
 fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
 }
@@ -94,7 +94,7 @@ pub(super) async fn set(
     }
     let has_others =
         labels != LabelsPatch::default() || order != PieceOrderChange::default() || seeding != SeedingPatch::default();
-    // A change of nothing reports a torrent that does not exist.
+    // An empty change is applied too, so that a torrent that does not exist is reported.
     if patch != LimitsPatch::default() || !has_others {
         shared.torrents.set_limits(hash, patch).await?;
     }

@@ -1,4 +1,4 @@
-//! Lists of torrents: filters, order, pages; and what has changed since an earlier list.
+//! Lists of torrents, with filters, order and pages, and the changes since an earlier list.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -239,8 +239,8 @@ impl View {
                 .is_none_or(|has_error| has_error == stats.error.is_some())
     }
 
-    /// Returns the torrents of the page, and how many there are on all pages. Torrents with equal keys are in the order
-    /// in which they were added.
+    /// Returns the torrents of the page, and the number of torrents on all pages. Torrents with equal keys are in the
+    /// order in which they were added.
     fn page(&self, listing: &Listing) -> (Vec<Arc<TorrentStats>>, usize) {
         let rows = listing.rows().filter(|row| self.includes(row));
         match self.sort {
@@ -315,7 +315,7 @@ pub(super) async fn list(
     Ok(response)
 }
 
-/// Lists stopped torrents, of which nothing but hash and name is known.
+/// Lists stopped torrents, of which only hash and name are known.
 async fn list_stopped(shared: &Shared, query: &Query) -> Result<Response, Refusal> {
     for name in ["fields"].into_iter().chain(VIEW_PARAMETERS) {
         if query.one(name).is_some() {
@@ -341,7 +341,7 @@ struct Synced<'a> {
     totals: &'a Totals,
 }
 
-/// Returns what has changed since an earlier answer.
+/// Returns the changes since an earlier answer.
 pub(super) async fn sync(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Result<Response, Refusal> {
     let query = Query::parse(query, &["since", "fields", "limit"])?;
     let since = query.one("since").map(str::parse::<Revision>).transpose();
@@ -421,7 +421,7 @@ async fn with_details(
     Ok(detailed)
 }
 
-/// Runs work of some milliseconds beside the tasks that serve clients.
+/// Runs work of some milliseconds outside the tasks that serve clients.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
     let result = tokio::task::spawn_blocking(work).await;
     result.map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))

@@ -8,7 +8,7 @@ use lru::LruCache;
 
 use super::connections::Caller;
 
-/// Most callers remembered. Beyond it, the caller with the least recent failure is forgotten.
+/// Maximum number of callers remembered. Beyond it, the caller with the least recent failure is forgotten.
 const MAX_CALLERS: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
 /// The failed logins of every caller, limited by a token bucket each: a burst at once, then one in each interval.

@@ -19,7 +19,7 @@ use crate::torrents::Torrents;
 /// Torrents that the engine describes in one tick. A description takes about a microsecond.
 const BATCH: usize = 1000;
 
-/// The copy, and what keeps it up to date.
+/// The copy, and the state that keeps it up to date.
 #[derive(Debug, Default)]
 pub(super) struct Mirror {
     listing: RwLock<Listing>,
@@ -216,7 +216,7 @@ impl Listing {
 
     fn apply(&mut self, changes: Changes) {
         if changes.is_reset {
-            // Every mark until now becomes unknown: nothing says what is gone.
+            // Every earlier mark becomes unknown, because the removed torrents are not known.
             let latest = self.latest + 1;
             *self = Self {
                 latest,
@@ -393,7 +393,7 @@ mod tests {
             speed: Speed { download: 7, upload: 0 },
             ..stats(2)
         };
-        // A torrent that is reported as changed, and is as before, is no change for clients.
+        // A torrent that is reported as changed but equals its copy is not a change for clients.
         listing.apply(changes(2, false, [stats(0).info_hash], [stats(1), faster]));
         let next = listing.after(Some(first.mark), usize::MAX);
         assert_eq!(

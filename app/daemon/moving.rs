@@ -27,7 +27,8 @@ fn yes() -> bool {
     true
 }
 
-/// Moves a torrent's files. The answer comes when that is done; a client that does not wait for it changes nothing.
+/// Moves a torrent's files. The answer comes when the move has ended; a client that disconnects earlier does not end
+/// it.
 pub(super) async fn move_files(
     State(shared): State<Shared>,
     NamedTorrent(hash): NamedTorrent,

@@ -12,7 +12,7 @@ use super::answers::Refusal;
 use super::requests::{JsonBody, NamedTorrent};
 use crate::PeerStats;
 
-/// Most addresses in one request.
+/// Maximum number of addresses in one request.
 const MAX_ADDED: usize = 1000;
 
 /// Addresses of peers.

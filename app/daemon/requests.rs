@@ -127,7 +127,7 @@ pub(super) struct Query(Vec<(&'static str, String)>);
 /// The parameters that may be given more than once.
 const REPEATABLE: [&str; 5] = ["fields", "label", "peer", "select", "state"];
 
-/// Most fields that a request may name, with duplicates: more cannot be meant, and the query is bounded anyway.
+/// Maximum number of fields that a request may name, duplicates included: no valid request names more.
 const MAX_FIELDS: usize = 4 * Field::ALL.len();
 
 impl Query {

@@ -155,7 +155,7 @@ fn table() -> Vec<Route> {
     ]
 }
 
-/// Compresses answers for clients that accept it. Nothing that another user chose is in an answer beside a secret, so
+/// Compresses answers for clients that accept it. No answer contains both a secret and data that another user chose, so
 /// that the length of an answer reveals nothing.
 fn compressed(handler: MethodRouter<Shared>) -> MethodRouter<Shared> {
     handler.layer(CompressionLayer::new().gzip(true).quality(CompressionLevel::Fastest))

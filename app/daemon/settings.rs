@@ -32,9 +32,9 @@ pub struct ApiSettings {
     pub header_timeout_s: u64,
     /// Time without progress in sending an answer, after which the connection is closed. Default 10 s.
     pub write_timeout_s: u64,
-    /// Most connections at a time, for TCP and for the Unix socket each. Beyond it, and beyond half of it from one
-    /// address, a new connection replaces one that has not presented the token. Connections that have presented it
-    /// stay. Default 256.
+    /// Maximum number of connections at a time, for TCP and for the Unix socket each. Beyond it, and beyond half of it
+    /// from one address, a new connection replaces one that has not presented the token. Connections that have
+    /// presented it stay. Default 256.
     pub max_connections: usize,
     /// Wrong tokens from one address (one /64 of IPv6) that are answered as such; more are refused with status 429 (too
     /// many requests). The right token is always accepted. Default 10.

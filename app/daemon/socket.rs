@@ -14,7 +14,7 @@ use super::token::Token;
 /// The file's name in the state folder.
 const FILE: &str = "api.sock";
 
-/// Most clients that wait to be accepted.
+/// Maximum number of clients that wait to be accepted.
 const BACKLOG: i32 = 128;
 
 /// Longest path of a socket that every system supports, in bytes.
@@ -38,7 +38,7 @@ pub(super) fn listen(state_dir: &Path) -> io::Result<UnixListener> {
     let place = Place::of(state_dir)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&SockAddr::unix(&place.path)?)?;
-    // Nobody can connect before the socket listens.
+    // No client can connect before the socket listens.
     std::fs::set_permissions(path(state_dir), PermissionsExt::from_mode(0o600))?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;

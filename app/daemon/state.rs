@@ -41,7 +41,7 @@ pub(super) async fn export(State(shared): State<Shared>, _: NoParameters) -> Res
                     tracing::warn!("not in the exported archive: {left_out}");
                 }
             }
-            // The client takes no part of an archive for the whole.
+            // The body breaks off, so that the client does not take a part of an archive for the whole.
             Err(error) => {
                 let _ = sender.blocking_send(Err(io::Error::other(error)));
             }
@@ -111,7 +111,7 @@ async fn feed(mut body: Body, sender: Sender<Bytes>, max: u64, timeout: Duration
     }
 }
 
-/// Adds what was read to the state folder and to the running engine.
+/// Adds a read archive to the state folder and to the running engine.
 async fn finish(
     shared: Shared,
     _permit: OwnedMutexGuard<()>,
@@ -165,7 +165,7 @@ struct DaemonRules<'a> {
 }
 
 impl Rules for DaemonRules<'_> {
-    /// The folders of an archive are allowed if a client could name them.
+    /// A torrent is admitted if a client could name its folder.
     fn admit(&self, session: &Session) -> Result<(), String> {
         let moving = session.moving.as_ref().map(|moving| moving.root.as_path());
         let folders = [Some(session.root.as_path()), session.resolved.as_deref(), moving];
@@ -175,7 +175,7 @@ impl Rules for DaemonRules<'_> {
         Ok(())
     }
 
-    /// The engine has read its features' state already, and would replace what is imported.
+    /// The engine has read its features' state already, and would overwrite the imported state.
     fn admit_feature(&mut self, name: &str, bytes: &[u8]) -> Result<Admission, String> {
         if name != settings_blob().as_str() {
             return Err("it is imported only while no daemon runs".to_owned());

@@ -41,7 +41,7 @@ impl Turns {
         let all = self.all.read().await;
         loop {
             let mut ended = std::pin::pin!(self.ended.notified());
-            // A turn that ends from here on is noticed.
+            // A turn that ends from now on wakes this one.
             ended.as_mut().enable();
             if self.busy().insert(torrent) {
                 return Turn {

@@ -21,10 +21,10 @@ use ecs_torrent::sim::hostile::Hostility;
 use ecs_torrent::sim::{Act, Link, Look, Scenario, Who, plot};
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Simulates a swarm of ecs-torrent engines on a virtual clock, reports what happens, and draws it.
+/// Simulates a swarm of ecs-torrent engines on a virtual clock, reports its progress, and plots it.
 ///
-/// The same seed gives the same run. Exit code 0: all leechers have everything and nothing that should hold was
-/// violated; 1: not so; 2: the arguments.
+/// The same seed gives the same run. Exit codes: 0 if all leechers finished and no invariant was violated, 1 if not, 2
+/// for wrong arguments.
 #[derive(Debug, Parser)]
 #[command(
     name = "sim",
@@ -40,7 +40,7 @@ Examples:
 With cargo: cargo run --release --example sim -- --peers 200 --seed 7"
 )]
 struct Options {
-    /// Decides everything that is chance.
+    /// Seed of all random decisions.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Leechers.
@@ -67,16 +67,16 @@ struct Options {
     /// Milliseconds from one node to another.
     #[arg(long, default_value_t = 30, value_name = "MS", value_parser = range(0, 60_000))]
     latency: usize,
-    /// Leechers that lose their power on the way, a second apart from each other, and start again 10 s later.
+    /// Leechers that lose power during the download, one second apart, and start again 10 s later.
     #[arg(long, default_value_t = 0, value_parser = range(0, 10_000))]
     crashes: usize,
-    /// Least milliseconds between two ticks of an engine; more is faster to simulate.
+    /// Minimum number of milliseconds between two ticks of an engine; more is faster to simulate.
     #[arg(long, default_value_t = 1, value_name = "MS", value_parser = range(1, 1000))]
     tick: usize,
-    /// Threads that engines tick on; all processors by default. What happens does not depend on it.
+    /// Threads on which engines tick; by default one per processor. The result does not depend on it.
     #[arg(long, value_parser = range(1, 1024))]
     threads: Option<usize>,
-    /// Where the progress of each leecher is drawn.
+    /// SVG file into which the progress of each leecher is drawn.
     #[arg(long, default_value = "sim.svg", value_name = "FILE")]
     svg: PathBuf,
 }

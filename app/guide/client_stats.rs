@@ -12,7 +12,8 @@ pub struct ClientStatsPlugin;
 #[derive(Resource, Debug, Clone, Default)]
 pub struct ClientBytes(pub BTreeMap<String, u64>);
 
-/// Most clients that are counted by name. Peers choose their names, so a stranger could fill the memory with them.
+/// Maximum number of clients that are counted by name. Peers choose their names, so a stranger could fill the memory
+/// with them.
 const MAX_CLIENTS: usize = 1000;
 
 impl Plugin for ClientStatsPlugin {
@@ -22,7 +23,7 @@ impl Plugin for ClientStatsPlugin {
     }
 }
 
-/// Reads what has arrived in this tick. A tick without blocks costs nothing.
+/// Counts the blocks that have arrived in this tick. A tick without blocks costs nothing.
 fn count_bytes(mut accepted: MessageReader<BlockAccepted>, peers: Query<&Peer>, mut clients: ResMut<ClientBytes>) {
     for message in accepted.read() {
         let Ok(peer) = peers.get(message.peer) else { continue };

@@ -1,5 +1,5 @@
 // Downloads the first and last pieces of each torrent first. The engine does so for each file of a torrent whose user
-// asks for it (`PieceOrder::ends_first`); this plugin does it for all torrents.
+// requests it (`PieceOrder::ends_first`); this plugin does it for all torrents.
 
 use ecs_torrent::prelude::*;
 

@@ -21,7 +21,7 @@ struct PeerLists(Vec<(CandidateSource, Vec<SocketAddr>)>);
 
 impl Plugin for PeerListPlugin {
     fn build(&self, app: &mut App) {
-        // The engine keeps the registry that is there, so that the order of the plugins does not matter.
+        // The engine keeps an existing registry, so that the order of the plugins does not matter.
         let mut sources = app.world_mut().get_resource_or_init::<CandidateSources>();
         let source = sources.register(self.name, self.serves_private);
         if !app.world().contains_resource::<PeerLists>() {

@@ -28,7 +28,7 @@ const LIMIT: Duration = Duration::from_millis(400);
 /// Interval at which unwritten lines are checked, while there are any.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// A line to write, and the place for the result.
+/// A line to write, and the slot for the result.
 struct Line {
     text: String,
     outcome: Outcome,

@@ -48,7 +48,7 @@ fn charge(mut sent: MessageReader<BlockSent>, mut budgets: Query<&mut Budget>) {
 }
 
 /// Takes peers without a budget out of the serve queue, and puts them back when they have one. Visits only peers that
-/// have something to be served.
+/// wait to be served.
 fn hold_back(
     limit: Res<UploadLimitPlugin>,
     clock: Res<Clock>,

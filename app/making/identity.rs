@@ -1,4 +1,4 @@
-//! Identity of a file at a moment.
+//! Identity of a file at one point in time.
 
 use std::fs;
 use std::io;

@@ -120,7 +120,7 @@ const DRIP_INTERVAL: Duration = Duration::from_secs(3);
 /// Time until the peer reconnects to a victim that has closed the connection.
 const REDIAL: Duration = Duration::from_secs(5);
 
-/// Most connections that the peer makes, so that a run ends.
+/// Maximum number of connections that the peer makes, so that a run ends.
 const MAX_DIALS: usize = 200;
 
 /// Longest time for which a block trickles; no engine waits longer.

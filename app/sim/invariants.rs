@@ -18,7 +18,7 @@
 //! | `Bounds` | memory and queues stay within their settings |
 //! | `Work` | a tick processes no more messages, per peer and in total, than its settings allow |
 //! | `Private` | no private torrent is advertised to strangers or announced to other trackers, and none has or contacts peers that strangers named (BEP 27) |
-//! | `Seeding` | a torrent that has reached a seeding limit no longer seeds, or serves only what its peers lack together |
+//! | `Seeding` | a torrent that has reached a seeding limit no longer seeds, or serves only pieces that no connected peer has |
 //! | `Queue` | the torrents that run are the first ones of the queue, and no place is free while one waits that could run; no more torrents are checked at a time than the settings allow |
 //! | `Readers` | each deadline is of a missing piece in the window ahead of a reader that is open; readers read held pieces only |
 //! | `Dht` | the tables of our node of the DHT are bounded, no host gets a storm of queries, and nothing is stored for a host without a token that it got for the same key |
@@ -169,7 +169,7 @@ impl fmt::Display for Violation {
     }
 }
 
-/// Most violations that are stored; the first ones are the most useful.
+/// Maximum number of violations that are stored; the first ones are the most useful.
 const MAX_KEPT: usize = 100;
 
 /// The violations found so far, the oldest first.

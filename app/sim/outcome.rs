@@ -12,7 +12,7 @@ use super::scenario::Who;
 pub enum Trouble {
     /// A broken invariant.
     Violation(Who, Violation),
-    /// A leecher that was up and did not finish in time: the part it has, from 0 to 1, and its state.
+    /// A leecher that was up and did not finish in time: the fraction that it has, from 0 to 1, and its state.
     Unfinished(Who, f64, String),
     /// Any other problem.
     Other(String),

@@ -31,7 +31,7 @@ const FOLDER: &str = "downloads";
 const LOOKS: u32 = 200;
 const LEAST_LOOK: Duration = Duration::from_millis(20);
 
-/// Bytes of a torrent beside the scenario's.
+/// Bytes of a torrent in addition to the scenario's.
 const COMPANION_BYTES: usize = 200_000;
 
 /// Time simulated after every leecher has finished, to check that idle engines are idle.
@@ -66,7 +66,7 @@ struct Actor {
     progress: Progress,
     /// Number of starts.
     starts: usize,
-    /// How far the node's clock has jumped ahead before the node finished.
+    /// Time by which the node's clock jumped ahead before the node finished.
     ahead: Duration,
 }
 
@@ -76,7 +76,7 @@ struct Stage<'s> {
     content: Content,
     /// Torrents of one piece on the first seed.
     idle: Vec<Content>,
-    /// Public torrents beside the scenario's, on all seeds and leechers.
+    /// Public torrents in addition to the scenario's, on all seeds and leechers.
     companions: Vec<Content>,
     tracker: SimTracker,
     actors: BTreeMap<Who, Actor>,
@@ -394,7 +394,7 @@ impl<'s> Stage<'s> {
         })
     }
 
-    /// Returns a torrent beside the scenario's that a node lacks.
+    /// Returns an additional torrent that a node lacks.
     fn missing_beside(&self, node: NodeId) -> Option<&Content> {
         let mut companions = self.companions.iter();
         companions.find(|content| !self.sim.has(node, FOLDER, content))

@@ -191,7 +191,7 @@ pub struct Look<'s> {
     pub events: &'s [(Duration, String)],
 }
 
-/// The default settings, with the DHT off: a scenario turns it on if its engines are to know of each other by it.
+/// The default settings, with the DHT off: a scenario turns it on if its engines are to find each other by it.
 fn without_dht() -> Settings {
     let mut settings = Settings::default();
     settings.dht.enabled = false;

@@ -1,4 +1,4 @@
-//! `block` and `unblock`: the peers that the daemon refuses.
+//! `block` and `unblock`: lists and changes the peers that the daemon refuses.
 
 use clap::Args;
 use ecs_torrent::components::networks::Network;

@@ -70,7 +70,7 @@ impl Daemon {
         })
     }
 
-    /// Waits for answers however long they take.
+    /// Waits for answers without a time limit.
     pub(in crate::cli) fn without_time_limit(self) -> Self {
         Self {
             answer_timeout: Duration::MAX,
@@ -82,7 +82,7 @@ impl Daemon {
         self.ask(Method::GET, path, Bytes::new()).await
     }
 
-    /// Returns what is at a path, or `None` if the daemon says that there is nothing.
+    /// Returns the resource at a path, or `None` if the daemon has none.
     pub(super) async fn get_if_there(&self, path: &str) -> Result<Option<Value>, CliError> {
         let (place, status, bytes) = self.exchange(Method::GET, path, Bytes::new(), "text/plain").await?;
         match status {

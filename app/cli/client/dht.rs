@@ -1,4 +1,4 @@
-//! `dht`: asks the daemon's DHT node.
+//! `dht`: queries the daemon's DHT node.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
@@ -41,7 +41,7 @@ enum DhtCommand {
     /// Show the state of the daemon's node.
     #[command(after_help = "Example:\n  ecs-torrent dht stats")]
     Stats(StatsArgs),
-    /// Search peers of a torrent.
+    /// Search for peers of a torrent.
     #[command(after_help = "\
 The torrent need not be in the daemon's list. Nothing is announced, and no peer
 is connected to. Nodes that store its peers estimate how many seeds there are.
@@ -334,7 +334,7 @@ async fn look_up(args: LookupArgs, screen: &Screen) -> Result<Outcome, CliError>
     Ok(Outcome::Done)
 }
 
-/// Returns the ways by which the daemon finds peers.
+/// Returns the methods by which the daemon finds peers.
 pub(super) async fn ways(daemon: &Daemon) -> Result<Ways, CliError> {
     let (stats, settings) = (daemon.get("/api/v1/dht").await?, daemon.get(settings::PATH).await?);
     let further = stats["further"].as_array().into_iter().flatten();
@@ -346,7 +346,8 @@ pub(super) async fn ways(daemon: &Daemon) -> Result<Ways, CliError> {
     })
 }
 
-/// Finds the daemon, and shows a user at a terminal what takes some seconds. Fails if the daemon takes part in no DHT.
+/// Finds the daemon, and informs a user at a terminal that the search takes some seconds. Fails if the daemon's DHT is
+/// off.
 async fn begin_search(place: &DaemonAddress, screen: &Screen) -> Result<Daemon, CliError> {
     let daemon = Daemon::find(place)?;
     let stats = daemon.get("/api/v1/dht").await?;
@@ -438,7 +439,7 @@ async fn put(args: PutArgs, screen: &Screen) -> Result<Outcome, CliError> {
     Ok(Outcome::Done)
 }
 
-/// Returns a text as a shell takes it for one word.
+/// Quotes a text so that a shell reads it as one word.
 fn quoted(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "._/:@%+=-".contains(c);
     match text.chars().all(is_plain) && !text.starts_with('-') {

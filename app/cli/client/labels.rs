@@ -30,7 +30,7 @@ pub(in crate::cli) struct LabelArgs {
     /// Labels that the torrent loses.
     #[arg(long, value_name = "LABELS", value_delimiter = ',')]
     remove: Vec<String>,
-    /// Labels in the place of all that the torrent has; an empty list removes all.
+    /// Labels that replace all of the torrent's; an empty list removes all.
     #[arg(long, value_name = "LABELS", value_delimiter = ',', conflicts_with_all = ["add", "remove"])]
     set: Option<Vec<String>>,
     /// Category of the torrent.

@@ -1,4 +1,4 @@
-//! `move` and `relocate`: a torrent's files go to another folder, or are there.
+//! `move` and `relocate`: moves a torrent's files to another folder, or finds them there.
 
 use std::path::{Path, PathBuf};
 
@@ -55,7 +55,7 @@ pub(in crate::cli) struct RelocateArgs {
     daemon: DaemonAddress,
 }
 
-/// Moves a torrent's files to a folder, or says that they are there. Returns the torrent and the answer.
+/// Moves a torrent's files to a folder, or informs the daemon that they are there. Returns the torrent and the answer.
 async fn place(daemon: &Daemon, hash: &str, folder: &Path, is_move: bool) -> Result<(Found, Value), CliError> {
     let found = daemon.find_running(hash).await?;
     let body = json!({"root": absolute(folder)?, "move": is_move});

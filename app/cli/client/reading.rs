@@ -1,4 +1,4 @@
-//! `cat` and `play`: files are read while they are downloaded.
+//! `cat` and `play`: read files while they are downloaded.
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, Write};
@@ -117,7 +117,7 @@ pub(in crate::cli) async fn cat(args: CatArgs) -> Result<Outcome, CliError> {
         let mut out = io::stdout().lock();
         match out.write_all(&bytes).and_then(|()| out.flush()) {
             Ok(()) => {}
-            // The reader has enough.
+            // The reader of the output needs no more.
             Err(error) if error.kind() == ErrorKind::BrokenPipe => break,
             Err(error) => return Err(CliError::io("cannot write to the standard output")(error)),
         }
@@ -256,7 +256,7 @@ pub(in crate::cli) async fn play(args: PlayArgs) -> Result<Outcome, CliError> {
     let hash = daemon.resolve_running(&args.hash).await?;
     let file = find(&daemon, hash, args.file.as_deref()).await?;
     let path: Arc<str> = file.content(hash).into();
-    // Says at once why a file cannot be played.
+    // Reports at once why a file cannot be played.
     let answer = daemon.open(Method::GET, &path, first_byte()).await?;
     daemon.success(answer).await?;
     let failed = || CliError::io("cannot serve the file");

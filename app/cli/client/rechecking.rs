@@ -1,4 +1,4 @@
-//! `recheck`: all data of a torrent is checked again.
+//! `recheck`: checks all data of a torrent again.
 
 use clap::Args;
 use serde_json::json;

@@ -45,7 +45,7 @@ fn table_of_torrents(torrents: &Value) -> Table<8> {
         ("PEERS", Alignment::Right),
         ("NAME", Alignment::Left),
     ]);
-    // The size changes least, and a hash and the state are needed most.
+    // The size is the least important column; hash and state are needed most.
     table.dropped_first = &[1, 6, 5, 4, 2];
     for torrent in torrents.as_array().into_iter().flatten() {
         let hash = text(&torrent["info_hash"]);
@@ -162,7 +162,7 @@ pub(super) fn peers(peers: &Value) {
     table.print("no peers");
 }
 
-/// Returns the letters that say who serves whom.
+/// Returns the letters that show the choke and interest states.
 fn flags(peer: &Value) -> String {
     let is = |key: &str| peer[key].as_bool().unwrap_or_default();
     let served =
@@ -216,7 +216,7 @@ pub(super) fn removed_count(removed: &Value) -> String {
     format!(": {} deleted, {} kept", files("deleted"), files("kept"))
 }
 
-/// Prints one line per file of a removed torrent: deleted or kept. Files that the answer only counts are summed up.
+/// Prints one line per file of a removed torrent: deleted or kept. Files that the answer does not name are summed up.
 pub(super) fn removed(removed: &Value) {
     let list = |key: &str| removed[key].as_array().into_iter().flatten();
     for path in list("deleted") {

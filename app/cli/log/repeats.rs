@@ -1,4 +1,4 @@
-//! Repeated lines of the log: of the same kind, a few are written, and the others are summed up in one line.
+//! Repeated lines of the log: a few of each kind are written, and the others are summed up in one line.
 
 use std::collections::HashMap;
 use std::fmt::{self, Write};
@@ -55,7 +55,7 @@ impl Repeats {
         kind.count <= MAX_LINES
     }
 
-    /// Returns the lines that sum up what was not written, for the kinds whose time is over.
+    /// Returns the lines that sum up the suppressed ones, for the kinds whose window is over.
     pub(super) fn sums(&self, now: Instant) -> Vec<String> {
         let mut kinds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let over = kinds

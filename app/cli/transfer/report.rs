@@ -94,7 +94,7 @@ impl Reporter {
         }
     }
 
-    /// Updates what is shown of the search for peers, if a torrent's metadata is searched.
+    /// Updates the display of the search for peers, if the metadata of a torrent is missing.
     pub(super) async fn update_ways(&mut self, torrents: &Torrents) {
         let is_shown = matches!(self.manner, Manner::Bars | Manner::Lines);
         if is_shown && self.torrents.values().any(|torrent| torrent.size.is_none()) {
@@ -102,7 +102,7 @@ impl Reporter {
         }
     }
 
-    /// Reports that the DHT is asked for the torrent of a link.
+    /// Reports that the torrent of a link is searched for in the DHT.
     pub(super) fn searching(&self, link: &MutableLink) {
         if matches!(self.manner, Manner::Bars | Manner::Lines) {
             self.screen.line(format_args!("searching the DHT for {link}"));
@@ -203,7 +203,7 @@ impl Reporter {
         }
     }
 
-    /// Takes over and reports what metadata says that has just become known.
+    /// Takes over and reports metadata that has just become known.
     fn take_metadata(&mut self, stats: &TorrentStats) {
         let torrent = self.torrents.get_mut(&stats.info_hash.into());
         let Some(torrent) = torrent.filter(|torrent| torrent.size.is_none() && stats.size.is_some()) else {
@@ -217,7 +217,7 @@ impl Reporter {
         }
     }
 
-    /// Updates what is missing by the saved state of the stopped torrents. A torrent whose last pieces were stored
+    /// Updates the missing bytes from the saved state of the stopped torrents. A torrent whose last pieces were stored
     /// during the stop is complete.
     pub(super) fn read_saved(&mut self) {
         for (id, torrent) in &mut self.torrents {
@@ -396,7 +396,7 @@ impl Reporter {
 }
 
 impl Reported {
-    /// Takes over what the metadata says.
+    /// Takes over the sizes in the metadata.
     fn learn(&mut self, stats: &TorrentStats, layout: Layout) {
         self.name.clone_from(&stats.name);
         self.size = stats.size;
@@ -448,7 +448,7 @@ impl Download {
     }
 }
 
-/// Formats a torrent's progress. `ways` is where the metadata of a torrent is searched.
+/// Formats a torrent's progress. `ways` are the methods of the search for peers.
 pub(in crate::cli) fn describe(stats: &TorrentStats, ways: Ways, layout: Layout) -> String {
     let mut parts = Vec::new();
     match stats.state {

@@ -12,7 +12,7 @@ use ecs_torrent::protocol::geometry::Geometry;
 const MAX_SESSION_BYTES: u64 = 512 << 20;
 
 /// Returns the bytes that the next run has to download. `None` if the saved state cannot be read, or if the user does
-/// not want all files: the state alone does not say where they lie.
+/// not want all files: the state alone does not tell where the wanted ones lie.
 pub(super) fn missing_bytes(state_dir: &Path, torrent: TorrentId) -> Option<u64> {
     let path = state_dir.join("state").join(format!("{torrent}.ron"));
     let bytes = read_bounded(File::open(path).ok()?, MAX_SESSION_BYTES).ok()?;

@@ -12,7 +12,7 @@ use ecs_torrent_protocol::hash::InfoHash;
 pub enum NodeHostility {
     /// Never answers.
     Dead,
-    /// Answers under another id each time, always close to what is asked for, with nodes and peers that do not exist.
+    /// Answers under another id each time, always close to the target, with nodes and peers that do not exist.
     Lies,
     /// Has an id next to the torrent's info-hash, names only nodes of its kind, and pretends to store announces.
     Sybil,
@@ -130,7 +130,7 @@ impl HostileNode {
         }
     }
 
-    /// Announces a peer with every token that was given for the decoy, by whatever node.
+    /// Announces a peer with every token that any node gave for the decoy.
     fn handle_reply(&mut self, transaction: &[u8], reply: &Reply<'_>) -> Vec<Vec<u8>> {
         let Some(token) = reply.token.filter(|_| transaction == DECOY) else {
             return Vec::new();

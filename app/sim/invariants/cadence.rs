@@ -10,7 +10,7 @@ use ecs_torrent_protocol::time::Timestamp;
 
 use super::{Invariant, Violations};
 
-/// Most ticks per second that neither receive nor send anything.
+/// Maximum number of ticks per second that neither receive nor send anything.
 const MAX_IDLE_TICKS: u32 = 200;
 
 /// Ticks in the current second.
@@ -21,7 +21,7 @@ pub(super) struct Cadence {
     idle_ticks: u32,
 }
 
-/// Most ticks per second that external events may cause, in addition to the engine's own.
+/// Maximum number of ticks per second that external events may cause, in addition to the engine's own.
 const MAX_EXTRA_TICKS: u64 = 100;
 
 pub(super) fn check(

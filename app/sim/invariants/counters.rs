@@ -16,7 +16,7 @@ struct Base {
     downloaded: u64,
     /// Bytes that are held, in flight, corrupt or dropped.
     placed: u64,
-    /// Most bytes that can come from the disk in addition: blocks of pieces begun in an earlier run.
+    /// Maximum number of bytes that can come from the disk in addition: blocks of pieces begun in an earlier run.
     restorable: u64,
 }
 

@@ -86,7 +86,7 @@ impl NodeTraffic {
         }
     }
 
-    /// Records a datagram to `to`, and returns what is wrong with it.
+    /// Records a datagram to `to`, and returns a description of the violation, if there is one.
     fn check_sent(
         &mut self,
         to: SocketAddr,
@@ -120,7 +120,7 @@ impl NodeTraffic {
         (*count == most.saturating_add(1)).then(|| format!("{to} gets {count} queries in {WINDOW:?}, at most {most}"))
     }
 
-    /// Checks that what is stored came with a token that was given to the host for that key, not long ago.
+    /// Checks that a stored value came with a token that was recently given to the host for that key.
     fn check_answer(&mut self, to: SocketAddr, message: &Message<'_>, now: Timestamp) -> Option<String> {
         let (_, question) = self.queried.remove(&(to, message.transaction.to_vec()))?;
         let Body::Reply(reply) = &message.body else { return None };
@@ -306,7 +306,7 @@ mod tests {
         assert_eq!(send("9.1.1.1:5", 19), None);
     }
 
-    /// Each bound is exceeded by something.
+    /// Each bound is exceeded by one of the samples.
     #[test]
     fn sizes_are_compared_with_their_bounds() {
         let settings = DhtSettings::default();

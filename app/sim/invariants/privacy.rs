@@ -22,7 +22,8 @@ use super::{Invariant, Violations};
 /// Extensions that exchange peers, or connect peers to each other.
 const NAMING: [&str; 2] = [PEX, "ut_holepunch"];
 
-/// Returns what an extension message to a peer of a private torrent leaks. `extensions` are the ones of the peer.
+/// Returns the kind of information that an extension message to a peer of a private torrent leaks. `extensions` are the
+/// ones of the peer.
 pub(super) fn leak(extensions: Option<&PeerExtensions>, id: u8, payload: &[u8]) -> Option<&'static str> {
     if id == HANDSHAKE_ID {
         let handshake = ExtensionHandshake::read(payload).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The torrents that run are the first ones of the queue, and no place is free while one waits that could run.
+//! The torrents that run are the first ones of the queue, and no slot is free while one waits that could run.
 
 use bevy_ecs::prelude::*;
 use bevy_ecs::query::QueryData;

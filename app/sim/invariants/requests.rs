@@ -1,4 +1,4 @@
-//! Outstanding requests are the same in the peers' queues, in the pieces in flight and on the wire, and each request
+//! Requests in flight are the same in the peers' queues, in the pieces in flight and on the wire, and each request
 //! times out once.
 
 use bevy_ecs::entity::EntityHashMap;

@@ -1,5 +1,5 @@
-//! A torrent stops to seed when it reaches a seeding limit. One that only super-seeds serves nobody while its peers
-//! hold every piece together.
+//! A torrent stops seeding when it reaches a seeding limit. One that only super-seeds serves no peer while every piece
+//! is held by some connected peer.
 
 use std::time::Duration;
 

@@ -41,7 +41,7 @@ struct Conversation {
     sent: SentRequests,
     /// Requests of the peer without an answer, with their counts.
     owed: Tally<BlockRequest>,
-    /// Requests that need no answer anymore, but may still be answered.
+    /// Requests that no longer need an answer, but may still be answered.
     forgiven: Tally<BlockRequest>,
 }
 
@@ -74,14 +74,14 @@ impl SentRequests {
         }
     }
 
-    /// Adds a request. Returns false if it was already outstanding.
+    /// Adds a request. Returns false if it was already in flight.
     fn insert(&mut self, request: BlockRequest) -> bool {
         let before = self.is_late.insert(request, false);
         self.late_count -= usize::from(before == Some(true));
         before.is_none()
     }
 
-    /// Removes a request. Returns false if it was not outstanding.
+    /// Removes a request. Returns false if it was not in flight.
     fn remove(&mut self, request: BlockRequest) -> bool {
         let before = self.is_late.remove(&request);
         self.late_count -= usize::from(before == Some(true));
@@ -90,7 +90,7 @@ impl SentRequests {
 }
 
 impl Conversations {
-    /// Returns our outstanding requests to a peer, if a message was exchanged with it.
+    /// Returns our requests in flight to a peer, if a message was exchanged with it.
     pub(super) fn sent_requests(&mut self, peer: Entity) -> Option<&mut SentRequests> {
         self.by_peer.get_mut(&peer).map(|conversation| &mut conversation.sent)
     }

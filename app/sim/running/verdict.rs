@@ -18,7 +18,7 @@ use crate::sim::scenario::{Act, Who};
 /// Longest duration of a stop (section "Stopping" of ARCHITECTURE.md), plus a tick.
 const STOP_LIMIT: Duration = Duration::from_millis(9_500);
 
-/// Most regular announces per node and minute, without started, completed and stopped.
+/// Maximum number of regular announces per node and minute, without started, completed and stopped.
 const MAX_ANNOUNCES_PER_MINUTE: usize = 6;
 
 impl Stage<'_> {
