@@ -70,7 +70,7 @@ pub fn measure(is_wanted: IsWanted<'_>, rows: &mut Vec<Row>) {
             let host = daemon.api;
             let (path, headers) = (path(), headers());
             let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{headers}\r\n");
-            // The first one pays for what the daemon prepares once.
+            // The first request includes one-time costs of the daemon.
             ask(&daemon, &request, status);
             let (begun, held) = (daemon.usage().1, daemon.peak());
             (0..REQUESTS).for_each(|_| ask(&daemon, &request, status));

@@ -141,7 +141,7 @@ fn encode(meter: &Arc<Meter>) -> u64 {
     repeat(meter, 100, encode) * FRAME_COUNT
 }
 
-/// A plain TCP stream: neither the carrier below the Net port nor a filter that is not there may cost anything.
+/// A plain TCP stream: neither the carrier below the Net port nor an absent filter may cost anything.
 fn receive(meter: &Arc<Meter>) -> u64 {
     let mut loopback = Loopback::new();
     repeat(meter, 1000, || loopback.receive())

@@ -103,7 +103,7 @@ impl Host {
         let _ = self.socket.send_to(&write(transaction, Body::Query(query)), node);
     }
 
-    /// Takes what has arrived, and returns the number of answers.
+    /// Receives the waiting datagrams, and returns the number of answers.
     fn receive(&mut self, node: SocketAddr) -> u64 {
         let mut buffer = [0; 4096];
         let mut answered = 0;

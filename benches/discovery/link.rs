@@ -46,7 +46,7 @@ impl Link {
             return None;
         }
         let pid = link.holder.id().to_string();
-        // The namespace is there when it differs from ours.
+        // The namespace exists once it differs from ours.
         let own = std::fs::read_link("/proc/self/ns/net").ok()?;
         while std::fs::read_link(format!("/proc/{pid}/ns/net")).ok()? == own {
             std::thread::sleep(std::time::Duration::from_millis(5));

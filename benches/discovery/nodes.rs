@@ -45,7 +45,7 @@ fn run(socket: &UdpSocket, number: u8, first: SocketAddr) {
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let begun = Instant::now();
     let now = || Timestamp::ZERO + begun.elapsed();
-    // The client asks much more often than one of the Internet.
+    // The client sends queries much more often than one on the Internet.
     let settings = NodeSettings {
         host_queries_per_s: 1000,
         host_burst: 10_000,

@@ -23,8 +23,8 @@ pub struct Seed {
 }
 
 impl Seed {
-    /// Adds torrents with so many bytes of metadata, and waits until they are announced. They have no data: the
-    /// metadata is all that is asked for.
+    /// Adds torrents with so many bytes of metadata, and waits until they are announced. They have no data: only the
+    /// metadata is requested.
     pub fn start(lens: &[usize], node: SocketAddr) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut settings = Settings::default();
@@ -60,7 +60,7 @@ impl Seed {
     }
 }
 
-/// Makes a torrent file of about so many bytes; the hashes of its pieces are no hashes of anything.
+/// Makes a torrent file of about so many bytes; the hashes of its pieces are arbitrary.
 fn torrent(number: usize, len: usize) -> Vec<u8> {
     let pieces = len / HASH;
     let mut file = format!(

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use crate::daemon::Daemon;
 
-/// The longest that an authenticated client may wait for an answer.
+/// Maximum time that an authenticated client may wait for an answer.
 const MAX_ANSWER: Duration = Duration::from_secs(2);
 
-/// The most that memory may grow from the first quarter of the attacks to the last, in KiB.
+/// Maximum growth of memory from the first quarter of the attacks to the last, in KiB.
 const MAX_GROWTH_KIB: u64 = 64 << 10;
 
 /// One measurement of the daemon.

@@ -1,4 +1,4 @@
-//! The honest transfer: one seed, and a daemon that downloads its torrent again and again.
+//! The honest transfer: one seed, and a daemon that downloads its torrent repeatedly.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};

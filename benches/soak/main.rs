@@ -1,4 +1,4 @@
-//! Runs a daemon under all attacks at once, beside an honest transfer.
+//! Runs a daemon under all attacks at once, during an honest transfer.
 //!
 //! The daemon is the real binary, in a process of its own. One honest seed serves it a torrent that it downloads,
 //! removes with its data, and downloads again, as long as the soak lasts. Meanwhile, attackers on loopback addresses
@@ -46,10 +46,10 @@ const SAMPLE_INTERVAL: Duration = Duration::from_secs(5);
 #[derive(Debug, Parser)]
 #[command(about = "Runs a daemon under attack beside an honest transfer")]
 struct Options {
-    /// How long the attacks last.
+    /// Duration of the attacks.
     #[arg(long, default_value_t = 60.0, value_name = "MINUTES")]
     minutes: f64,
-    /// MiB of the torrent that is downloaded again and again.
+    /// MiB of the torrent that is downloaded repeatedly.
     #[arg(long, default_value_t = 128, value_name = "MIB")]
     size: usize,
     /// Attacks to run, by the beginning of their name; all by default.

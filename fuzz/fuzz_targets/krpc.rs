@@ -1,4 +1,4 @@
-//! Checks that a datagram is no message of the DHT, or one that is written and read again as the same.
+//! Checks that a datagram is not a message of the DHT, or is one that is written and read again as the same.
 #![no_main]
 
 use ecs_torrent_protocol::compact::Family;

@@ -1,5 +1,5 @@
-//! Checks that any datagram is read as a local announcement or refused, and that what is read is written as the same
-//! announcement.
+//! Checks that any datagram is read as a local announcement or refused, and that a read announcement is written as the
+//! same one.
 #![no_main]
 
 use ecs_torrent_protocol::compact::Family;

@@ -1,4 +1,4 @@
-//! Checks that any payload of `ut_metadata` is read or refused, that what is read is written as the same message, and
+//! Checks that any payload of `ut_metadata` is read or refused, that a read message is written as the same one, and
 //! that no sequence of messages makes a fetch panic or complete with other bytes than the right ones.
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! Checks that any payload of `ut_pex` is read or refused, that what is read is written as the same message, and that
-//! the messages made of any sequence of changes tell a peer who is connected.
+//! Checks that any payload of `ut_pex` is read or refused, that a read message is written as the same one, and that the
+//! messages made of any sequence of changes name exactly the connected peers.
 #![no_main]
 
 use std::collections::BTreeSet;

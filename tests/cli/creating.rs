@@ -36,7 +36,7 @@ fn snapshot(folder: &Path) -> Vec<(String, fs::FileType, Vec<u8>)> {
     found
 }
 
-/// Neither the input nor a file of the content is replaced, under whatever name and with whatever options.
+/// Neither the input nor a file of the content is replaced, under any name and with any options.
 #[test]
 fn create_never_replaces_its_content() {
     let temporary = tempfile::tempdir().unwrap();
@@ -85,7 +85,7 @@ fn create_replaces_a_file_only_on_request() {
     succeed(folder, &["verify", "a.torrent", "--data", "."]);
 }
 
-/// A torrent goes to the standard output, and through pipes and devices, which stay what they are.
+/// A torrent goes to the standard output, and through pipes and devices, which are not replaced.
 #[test]
 fn create_writes_through_pipes() {
     let temporary = tempfile::tempdir().unwrap();
@@ -122,7 +122,7 @@ fn create_writes_through_pipes() {
     assert!(fs::symlink_metadata("/dev/null").unwrap().file_type().is_char_device());
 }
 
-/// A torrent's bytes do not go to a terminal, where they would be obeyed.
+/// A torrent's bytes do not go to a terminal, which would interpret them.
 #[test]
 fn create_does_not_write_to_a_terminal() {
     let temporary = tempfile::tempdir().unwrap();

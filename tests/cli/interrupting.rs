@@ -196,7 +196,7 @@ fn magnet_links_that_cannot_be_used() {
     assert!(error.contains("known by its magnet link only"), "{error}");
 }
 
-/// A download that nobody can help but peers that connect to it says so, and where a download with a tracker searches.
+/// A download that only incoming peers can help reports that. One with a tracker reports where it searches for peers.
 #[test]
 fn a_download_says_where_it_searches() {
     let temporary = tempfile::tempdir().unwrap();
@@ -243,7 +243,7 @@ fn is_empty(folder: &Path) -> bool {
     fs::read_dir(folder).unwrap().next().is_none()
 }
 
-/// The demo's folder is removed, whichever signal ends the demo and at whichever stage.
+/// The demo's folder is removed, at every stage and for every signal that ends the demo.
 #[test]
 fn the_demo_leaves_nothing_behind() {
     for stage in ["Making", "Tracker"] {

@@ -156,7 +156,7 @@ fn a_torrent_is_made_shown_and_verified() {
     let output = run(folder, &["verify", "album.torrent", "--data", "."]);
     let errors = String::from_utf8(output.stderr).unwrap();
     assert_eq!(errors, "error: album/sub/two.bin: has 5 of 33333 bytes\n");
-    // A --data that names the torrent's own folder is found out.
+    // A --data that names the torrent's own folder is detected.
     let advice = format!("did you mean --data {}?", folder.canonicalize().unwrap().display());
     let output = run(folder, &["verify", "album.torrent", "--data", "album"]);
     let errors = String::from_utf8(output.stderr).unwrap();
@@ -293,7 +293,8 @@ fn errors_are_one_line_with_the_right_code() {
     fail(folder, &["show", "a", "b"], 2);
 }
 
-/// A refused torrent leaves nothing behind, whatever its names. The command does not start the valid torrents either.
+/// A refused torrent leaves nothing behind, even with hostile names. The command does not start the valid torrents
+/// either.
 #[test]
 fn nothing_is_written_for_a_refused_torrent() {
     let temporary = tempfile::tempdir().unwrap();

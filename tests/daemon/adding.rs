@@ -117,7 +117,7 @@ fn bad_bodies_are_refused() {
     assert_eq!(daemon.hashes(), [""; 0]);
 }
 
-/// Of two clients that add the same torrent at the same time, one is answered that it is new.
+/// If two clients add the same torrent at the same time, exactly one of them gets the answer that it is new.
 #[test]
 fn a_torrent_is_new_once() {
     let temporary = tempfile::tempdir().unwrap();
@@ -176,7 +176,8 @@ fn torrents_are_added_as_paused_and_with_a_place() {
     assert_eq!(labels, json!({"labels": ["new"]}));
 }
 
-/// Commands take names and short prefixes of info-hashes; an ambiguous name is refused with what it could mean.
+/// Commands take names and short prefixes of info-hashes; an ambiguous name is refused with the torrents that it could
+/// mean.
 #[test]
 fn commands_take_the_names_of_torrents() {
     let temporary = tempfile::tempdir().unwrap();

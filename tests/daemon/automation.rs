@@ -29,7 +29,7 @@ fn script(folder: &Path, name: &str, text: &str) -> String {
     path.display().to_string()
 }
 
-/// Half-written files are waited for, links are added too, and what is no torrent stays as it is.
+/// Half-written files are added when they are complete, links are added too, and other files stay as they are.
 #[test]
 fn files_that_appear_in_a_watch_folder_are_added() {
     let temporary = tempfile::tempdir().unwrap();
@@ -49,7 +49,7 @@ fn files_that_appear_in_a_watch_folder_are_added() {
     fs::create_dir(kept.join("folder.torrent")).unwrap();
     let made = Command::new("mkfifo").arg(kept.join("pipe.torrent")).status().unwrap();
     assert!(made.success());
-    // The half is a file that does not change, and is tried.
+    // The half-written file does not change, so it is tried.
     let is_refused = |name: &str| {
         daemon
             .log()
@@ -130,7 +130,7 @@ fn hooks_run_at_events() {
     assert_eq!(lines().lines().last().unwrap(), line("removed"));
 }
 
-/// A program that hangs is killed with what it has started, and holds up neither the daemon nor other programs.
+/// A program that hangs is killed with its child processes, and holds up neither the daemon nor other programs.
 #[test]
 fn a_hook_that_hangs_is_killed() {
     let temporary = tempfile::tempdir().unwrap();
@@ -169,7 +169,7 @@ fn a_hook_that_hangs_is_killed() {
     assert!(begin.elapsed() < PATIENCE);
 }
 
-/// A program that has ended in time leaves what it has started.
+/// The child processes of a program that has ended in time keep running.
 #[test]
 fn what_a_hook_starts_goes_on_after_it() {
     let temporary = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Files of a torrent are chosen, by the API and by the commands.
+//! Selecting files of a torrent, by the API and by the commands.
 
 use std::fs;
 use std::path::Path;
@@ -43,15 +43,15 @@ fn priorities(daemon: &Daemon, hash: &str) -> Vec<String> {
         .collect()
 }
 
-/// Whether a file of the album is there and right.
+/// Whether a file of the album exists with the right content.
 fn is_whole(folder: &Path, seed: &Path, name: &str) -> bool {
     let [ours, theirs] =
         [folder.join("downloads/album"), seed.join("album")].map(|folder| fs::read(folder.join(name)).ok());
     ours.is_some() && ours == theirs
 }
 
-/// A torrent is added with two of four files, is finished with them, and gets the rest later. What was answered
-/// survives a kill.
+/// A torrent is added with two of four files, is finished with them, and gets the rest later. Answered changes survive
+/// a kill.
 #[test]
 fn files_are_chosen_at_the_add_and_later() {
     let (temporary, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -97,7 +97,7 @@ fn files_are_chosen_at_the_add_and_later() {
     wait_until("the end of the part file", || !part.exists());
 }
 
-/// The commands choose by number and by pattern, and name what is wrong.
+/// The commands select by number and by pattern, and name mistakes.
 #[test]
 fn the_commands_choose_files() {
     let (temporary, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -127,7 +127,7 @@ fn the_commands_choose_files() {
     assert_eq!(priorities(&daemon, &hash), ["low", "skip", "low", "skip"]);
 }
 
-/// The order of pieces is set at the add and later, by the API and by the commands; what was answered survives a kill.
+/// The order of pieces is set at the add and later, by the API and by the commands; answered changes survive a kill.
 #[test]
 fn the_order_of_pieces_is_chosen() {
     let temporary = tempfile::tempdir().unwrap();
@@ -192,7 +192,7 @@ fn a_magnet_link_selects_files() {
     assert!(is_whole(folder, other.path(), "b.txt") && is_whole(folder, other.path(), "d.txt"));
 }
 
-/// Everything that is wrong with a change is named, and nothing is changed.
+/// Every mistake in a change is named, and nothing is changed.
 #[test]
 fn useless_changes_are_refused() {
     let temporary = tempfile::tempdir().unwrap();

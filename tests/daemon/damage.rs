@@ -22,8 +22,8 @@ fn wait_for(daemon: &Daemon, hash: &str, field: &str, is_it: impl Fn(&Value) -> 
     }
 }
 
-/// A write beyond the limit of file sizes is a fault of its torrent, which says so; the daemon and its other torrents
-/// go on.
+/// A write beyond the limit of file sizes is a visible fault of its torrent; the daemon and its other torrents
+/// continue.
 #[test]
 fn a_limit_of_file_sizes_is_a_fault_of_the_torrent() {
     let (source, place) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

@@ -1,4 +1,4 @@
-//! `doctor`: what it finds, and that it changes nothing.
+//! `doctor` finds problems and changes nothing.
 
 use std::fs;
 use std::net::TcpListener;
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::bed::{Daemon, command, succeed};
 
-/// Runs the doctor, and returns whether it is content, and its findings as area, verdict, text and advice.
+/// Runs the doctor. Returns whether it succeeded, and its findings as area, verdict, text and advice.
 fn findings(folder: &Path, arguments: &[&str]) -> (bool, Vec<[String; 4]>) {
     let output = command(folder, &[&["doctor", "--json"], arguments].concat())
         .output()

@@ -1,4 +1,4 @@
-//! Shutdowns that do not wait for anything that hangs, and lose nothing that was acknowledged.
+//! Shutdowns that do not wait for hanging disks and peers, and lose nothing that was acknowledged.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};

@@ -66,7 +66,7 @@ impl Host {
         Self { daemon, folder, port }
     }
 
-    /// Adds a torrent with content whose end is wrong, so that nobody completes it and all peers stay connected.
+    /// Adds a torrent with content whose end is wrong, so that no peer completes it and all stay connected.
     fn seed(&self, name: &str, torrent: &Torrent) {
         let path = self.folder.path().join(name);
         let content = fs::read(&torrent.path).unwrap();
@@ -97,7 +97,7 @@ impl Host {
         self.daemon.get(&path).json()["state"] == "fetching_metadata"
     }
 
-    /// Whether the host has all of a torrent but the piece that nobody has.
+    /// Whether the host has all of a torrent except the piece that no peer has.
     fn has_received(&self, torrent: &Torrent) -> bool {
         let path = format!("/api/v1/torrents/{}?fields=downloaded", torrent.hash);
         self.daemon.get(&path).json()["downloaded"].as_u64() > Some(50_000)
@@ -148,7 +148,7 @@ impl Talk {
     fn messages(&self, extension: &str) -> Vec<((u16, u16), Vec<u8>)> {
         let mut found = Vec::new();
         for ((from, to), conversation) in &self.0 {
-            // The receiver has said by which id.
+            // The receiver's handshake names the id.
             let answers = self.0.iter().filter(|(ends, _)| *ends == (*to, *from));
             let ids: Vec<u8> = answers
                 .flat_map(|(_, answer)| handshakes(answer))
@@ -222,8 +222,8 @@ fn is_named(capture: &Capture, torrent: &Torrent) -> bool {
     })
 }
 
-/// BEP 27. Three daemons share a private torrent and a public one, which shows what they do if they may. Three others
-/// share a public torrent with everything switched off. An outsider knows the hashes and an address.
+/// BEP 27. Three daemons share a private torrent and a public one, which shows that the same daemons announce it. Three
+/// others share a public torrent with everything switched off. An outsider knows the hashes and an address.
 #[test]
 fn private_torrents_and_switches_silence_every_way_to_find_peers() {
     const NAME: &str = "fence::private_torrents_and_switches_silence_every_way_to_find_peers";
@@ -259,7 +259,7 @@ fn private_torrents_and_switches_silence_every_way_to_find_peers() {
         let datagrams = capture.datagrams();
         datagrams.iter().any(|datagram| datagram.data.starts_with(b"d1:"))
     });
-    // All of it began later than the same of the others.
+    // The same steps of the other daemons came earlier.
     assert!(!is_named(&capture, &private) && !is_named(&capture, &quiet));
     talk(&private).expect_without(&[PEX, METADATA]);
     talk(&quiet).expect_without(&[PEX]);
@@ -283,7 +283,7 @@ fn private_torrents_and_switches_silence_every_way_to_find_peers() {
     });
     assert!(talk(&public).has_metadata());
     assert!(outsider.is_fetching(&private) && !talk(&private).has_metadata());
-    // The others have heard of the outsider, and none has connected to it for the private torrent.
+    // The others know of the outsider, and none has connected to it for the private torrent.
     let is_call = |(ends, _): &&((u16, u16), Conversation)| ends.1 == outsider.port;
     assert_eq!(talk(&private).0.iter().filter(is_call).count(), 0);
 }

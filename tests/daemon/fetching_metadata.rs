@@ -150,7 +150,7 @@ fn metadata_is_fetched_in_spite_of_kills_pauses_and_stops() {
     let hash = InfoHash(sha1([&info[..]])).to_string();
     let pieces = piece_count(info.len() as u32);
     let peer = MetadataPeer::start(&info);
-    // A slow peer stays the only one that is asked.
+    // A slow peer stays the only one that gets requests.
     fs::write(folder.join("c.ron"), "(metadata: (request_timeout_ms: 600000))").unwrap();
     let arguments = ["--config", "c.ron", "--no-dht"];
     let mut daemon = Daemon::start_with(folder, &arguments);

@@ -108,7 +108,8 @@ fn bad_labels_are_refused() {
     patch(&daemon, &"0".repeat(40), &json!({"labels": []})).refused(404, Some("hash"));
 }
 
-/// A category with a folder places new torrents, in folders that clients may use; commands show and change it all.
+/// A category with a folder places new torrents, in folders that clients may use; commands show and change categories
+/// and labels.
 #[test]
 fn a_category_places_new_torrents() {
     let temporary = tempfile::tempdir().unwrap();

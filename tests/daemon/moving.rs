@@ -1,4 +1,4 @@
-//! A torrent's files are moved, by the API and by the command, and through kills.
+//! Moves of a torrent's files, by the API and by the command, and through kills.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -140,7 +140,7 @@ fn kills_during_moves_lose_nothing() {
     download(&daemon, source.path(), &bytes);
 
     let (mut interrupted, mut switched) = (0, 0);
-    // How long a move takes depends on the machine, so the latest moment of a kill follows what the kills hit.
+    // The duration of a move depends on the machine, so the latest moment of a kill is adapted to the results.
     let mut latest_us = 150_000;
     for round in 0..200 {
         if round >= 40 && interrupted > 3 {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::bed::{Daemon, fail, fail_with, succeed, wait_until};
 use crate::choosing::seed_album;
 
-/// Each side lists the other one: who connected, who serves whom, and how much.
+/// Each side lists the other one, with direction, choke state and amounts.
 #[test]
 fn peers_are_added_and_listed() {
     let (temporary, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

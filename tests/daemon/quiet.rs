@@ -74,14 +74,15 @@ impl Exchange {
         self.datagrams().iter().any(has_part)
     }
 
-    /// Returns what the daemons have sent to each other about a torrent.
+    /// Returns the messages of the daemons to each other about a torrent.
     fn conversations(&self, torrent: [u8; 20]) -> Vec<Conversation> {
         let streams = self.capture.streams_at(&self.ports);
         let all = streams.iter().filter_map(|stream| Conversation::read(stream));
         all.filter(|conversation| conversation.info_hash == torrent).collect()
     }
 
-    /// Whether the daemons have named their nodes to each other about a torrent, or said that they have some.
+    /// Whether the daemons have named their nodes to each other in connections of a torrent, or announced that they
+    /// have some.
     fn names_nodes(&self, torrent: [u8; 20]) -> bool {
         let conversations = self.conversations(torrent);
         assert!(conversations.len() >= 2, "the peers have spoken about the torrent");
@@ -97,7 +98,7 @@ fn const_hex(text: &str) -> [u8; 20] {
     std::array::from_fn(|index| u8::from_str_radix(&text[2 * index..2 * index + 2], 16).unwrap())
 }
 
-/// BEP 27. The public torrent shows that the same daemons announce what they may.
+/// BEP 27. The public torrent shows that the same daemons do announce public torrents.
 #[test]
 fn a_private_torrent_is_never_named_in_the_dht() {
     names_only_public_torrents("a_private_torrent_is_never_named_in_the_dht", V4);

@@ -253,7 +253,7 @@ fn a_torrent_that_no_longer_runs_breaks_the_body_off() {
     assert!(second.rest().len() + 1_000_010 < LENGTH);
 }
 
-/// A client that disconnects, or reads nothing, gives its place to another one. Nobody else waits for it meanwhile.
+/// A client that disconnects, or reads nothing, makes room for another one. No other client waits for it meanwhile.
 #[test]
 fn abandoned_readers_are_let_go() {
     let movie = Movie::new(10_000_000);
@@ -276,7 +276,7 @@ fn abandoned_readers_are_let_go() {
     });
     drop(first);
 
-    // A client that waits for data that nobody has, and goes.
+    // A client that waits for data that no peer has, and disconnects.
     let lonely = Movie::named("other.mkv", 8, 30_000);
     let path = lonely.add(&daemon);
     let waiting = Content::range(&daemon, &path, "bytes=2999990-");
@@ -287,7 +287,8 @@ fn abandoned_readers_are_let_go() {
     });
 }
 
-/// The commands name a file by its number, its path or a pattern; a reader that has enough ends `cat` quietly.
+/// The commands name a file by its number, its path or a pattern; a reader of the output that closes it ends `cat`
+/// quietly.
 #[test]
 fn files_are_printed() {
     let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

@@ -30,8 +30,8 @@ fn put(folder: &Path, name: &str) {
     fs::copy(folder.join(name), folder.join("downloads").join(name)).unwrap();
 }
 
-/// A seed pauses at its ratio, says why, and stays paused over a kill. A start by the user outweighs the limit, over a
-/// kill too, until the limit changes.
+/// A seed pauses at its ratio, reports the reason, and stays paused over a kill. A start by the user overrides the
+/// limit, over a kill too, until the limit changes.
 #[test]
 fn a_seed_pauses_visibly_at_its_ratio() {
     let temporary = tempfile::tempdir().unwrap();

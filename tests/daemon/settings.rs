@@ -34,7 +34,7 @@ fn the_most_networks_are_blocked_at_once() {
     assert_eq!(refused.status, 400, "{}", refused.json());
 }
 
-/// A listen address that the machine does not have is refused, since only the next start would fail of it. Where an
+/// A listen address that the machine does not have is refused, since otherwise only the next start would fail. Where an
 /// address was saved and is gone, the start names the file of the changes.
 #[test]
 fn addresses_of_other_machines_are_refused() {
@@ -71,8 +71,8 @@ fn addresses_of_other_machines_are_refused() {
     drop(Daemon::start(folder));
 }
 
-/// A change is durable when it is answered: it survives a kill, outweighs the configuration and the command line, and
-/// is taken back by name. A setting that needs a restart is named, and in force after it.
+/// A change is durable when it is answered: it survives a kill, overrides the configuration and the command line, and
+/// is reset by name. A setting that needs a restart is named, and in force after it.
 #[test]
 fn changes_survive_a_kill() {
     let temporary = tempfile::tempdir().unwrap();

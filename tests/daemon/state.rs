@@ -63,7 +63,7 @@ fn kept(daemon: &Daemon) -> Vec<Value> {
     torrents
 }
 
-/// A daemon with a complete, a paused and a stopped torrent, each with something that users choose, and one changed
+/// A daemon with a complete, a paused and a stopped torrent, each with options that users choose, and one changed
 /// setting.
 fn furnished(folder: &Path) -> Daemon {
     let downloads = folder.join("downloads");
@@ -97,7 +97,7 @@ fn upload_limit(daemon: &Daemon) -> Value {
     daemon.get("/api/v1/settings").json()["settings"]["limits"]["upload_bytes_per_s"].clone()
 }
 
-/// A running daemon is exported, by the command and by the API; another one has the same after the import.
+/// A running daemon is exported, by the command and by the API; another one has the same state after the import.
 #[test]
 fn another_daemon_continues_with_an_archive() {
     let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -134,7 +134,7 @@ fn another_daemon_continues_with_an_archive() {
     assert!(stopped.contains("three"), "{stopped}");
 }
 
-/// A running daemon imports an archive: torrents run, the settings hold, and nothing that is there is changed.
+/// A running daemon imports an archive: torrents run, the settings apply, and existing state is unchanged.
 #[test]
 fn a_running_daemon_imports_an_archive() {
     let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -197,8 +197,8 @@ fn a_long_archive_is_refused() {
 /// Torrents of [`killed_imports_are_whole_or_nothing`].
 const COUNT: u32 = 500;
 
-/// The import is killed at growing delays, until it ends before its kill. After each kill, the folder has everything or
-/// nothing.
+/// The import is killed at growing delays, until it ends before its kill. After each kill, the folder has all of the
+/// archive or nothing.
 #[test]
 fn killed_imports_are_whole_or_nothing() {
     let temporary = tempfile::tempdir().unwrap();
@@ -221,7 +221,7 @@ fn killed_imports_are_whole_or_nothing() {
         let arguments = ["state", "import", "a.tar", "--state-dir", state.to_str().unwrap()];
         let started = Instant::now();
         let mut child = Process(command(folder, &arguments).stdout(Stdio::null()).spawn().unwrap());
-        // The first one is not killed, and says how long an import takes.
+        // The first import is not killed, and shows how long one takes.
         let Some(usual) = usual else {
             assert!(child.wait().success());
             usual = Some(started.elapsed());

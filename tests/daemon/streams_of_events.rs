@@ -1,4 +1,4 @@
-//! Events: ids, dates, replay, snapshots, and what each event means.
+//! Events: ids, dates, replay, snapshots, and the meaning of each event.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -139,7 +139,7 @@ fn a_client_learns_that_events_are_missing() {
     daemon.get("/api/v1/events?since=1").refused(400, Some("query"));
 }
 
-/// A torrent that is complete from the start says so; one that is downloaded is completed.
+/// A torrent that is complete from the start is reported as such; one that is downloaded is reported as completed.
 #[test]
 fn complete_from_the_start_is_not_completed() {
     let temporary = tempfile::tempdir().unwrap();

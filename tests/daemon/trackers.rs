@@ -95,7 +95,7 @@ fn trackers_are_edited_and_announced_to() {
             "completed": null, "peers": 0, "next_announce_seconds": null, "failures": 0
         })
     );
-    // The tracker asks for ten minutes between announces.
+    // The tracker requires ten minutes between announces.
     let announced = daemon.post(&format!("/api/v1/torrents/{hash}/announce"), b"").json();
     let wait = announced["in_seconds"].as_u64().unwrap();
     assert!((500..=600).contains(&wait), "{wait}");
@@ -109,7 +109,7 @@ fn trackers_are_edited_and_announced_to() {
         .refused(409, None);
 }
 
-/// Everything that is wrong with an edit is named, and nothing is changed.
+/// Every mistake in an edit is named, and nothing is changed.
 #[test]
 fn useless_edits_are_refused() {
     let temporary = tempfile::tempdir().unwrap();

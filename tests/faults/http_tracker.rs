@@ -232,7 +232,7 @@ fn one_tracker_fails() {
     }
 }
 
-/// BEP 31: a tracker that asks never to be retried is not retried.
+/// BEP 31: a tracker that refuses all retries is not retried.
 #[test]
 fn retry_never() {
     let url = announce(serve(|_| ok(b"d14:failure reason3:bye8:retry in5:nevere")));

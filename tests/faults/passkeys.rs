@@ -108,7 +108,7 @@ fn assert_kept(said: &str) {
     assert!(shown.is_empty(), "{shown:#?}");
 }
 
-/// The passkey stays hidden whether the tracker works or fails, whatever the failure.
+/// The passkey stays hidden whether the tracker works or fails in any way.
 #[test]
 fn a_passkey_is_not_shown() {
     if !is_own_process("passkeys::a_passkey_is_not_shown", Vec::new) {

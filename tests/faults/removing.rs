@@ -1,4 +1,4 @@
-//! Removals, and what they leave.
+//! Removals, and the files that they leave.
 
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};

@@ -1,4 +1,4 @@
-//! The duration of stops: whatever hangs, and however much there is to stop, a stop ends.
+//! The duration of stops: a stop ends even if a tracker or a disk hangs, and with any number of torrents and peers.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};

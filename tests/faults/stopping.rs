@@ -305,7 +305,7 @@ fn a_second_stop_joins_the_first() {
     assert!(bed.block_on(bed.torrents().list()).unwrap().is_empty());
 }
 
-/// One stopped torrent comes back where it was, and no other. A resume that follows a stop waits for its end.
+/// One stopped torrent is listed again as it was, and no other. A resume that follows a stop waits for its end.
 #[test]
 fn one_stopped_torrent_is_resumed() {
     let bed = Bed::keeping(|_| {});

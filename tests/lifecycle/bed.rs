@@ -387,13 +387,13 @@ impl Torrent {
         Some(bytes)
     }
 
-    /// Returns the pieces in `called_had` that are missing below `root` or have a wrong hash.
-    pub fn false_pieces(&self, root: &Path, called_had: impl IntoIterator<Item = u32>) -> Vec<u32> {
+    /// Returns the pieces in `claimed` that are missing below `root` or have a wrong hash.
+    pub fn false_pieces(&self, root: &Path, claimed: impl IntoIterator<Item = u32>) -> Vec<u32> {
         let is_good = |piece: &u32| {
             let bytes = self.read(root, self.geometry().piece_span(*piece));
             bytes.is_some_and(|bytes| self.metainfo.info.pieces.get(*piece) == Some(&sha1([&bytes[..]])))
         };
-        called_had.into_iter().filter(|piece| !is_good(piece)).collect()
+        claimed.into_iter().filter(|piece| !is_good(piece)).collect()
     }
 
     /// Returns the path of the torrent's session file in a state folder.

@@ -177,7 +177,7 @@ impl Process {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// Kills the child at once, whatever it is doing.
+    /// Kills the child at once.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -437,7 +437,7 @@ fn an_unmounted_volume() {
     drop(bed);
     drop(mounted);
 
-    // A damaged session still names the volume, however often the torrent is tried again.
+    // A damaged session still names the volume, even after many retries of the torrent.
     let session = torrent.session_path(&state);
     let text = fs::read_to_string(&session).unwrap();
     fs::write(&session, text.replace("    uploaded:", "    uploadex:")).unwrap();

@@ -114,7 +114,7 @@ fn files_go_to_another_folder() {
     assert!(is_empty(&far), "the files are the torrent's at the new place too");
 }
 
-/// A torrent that is not complete goes on at the new place with what it has.
+/// A torrent that is not complete continues at the new place with its pieces.
 #[test]
 fn a_download_goes_on_after_a_move() {
     let files = [("a", 3 << 20), ("b", 2 << 20)];
@@ -293,8 +293,8 @@ fn a_full_disk_undoes_a_move() {
     assert_eq!(bed.stats(whole.id).root, whole.root());
 }
 
-/// A pause during a move interrupts it; then the move goes on with a start, or is undone by a move to the old place.
-/// A removal leaves nothing at either place.
+/// A pause during a move interrupts it; then a start continues the move, or a move to the old place undoes it. A
+/// removal leaves nothing at either place.
 #[test]
 fn a_move_is_interrupted_by_a_pause_and_by_a_removal() {
     for (number, delete_data) in [(189, false), (190, true)] {

@@ -1,4 +1,4 @@
-//! File ownership: a torrent writes and deletes only the files that it created, wherever its paths lead.
+//! File ownership: a torrent writes and deletes only the files that it created, even if its paths lead elsewhere.
 
 use std::fs;
 use std::os::unix::fs::{FileExt, symlink};

@@ -407,7 +407,7 @@ fn a_thousand_at_once() {
     wait_until("the downloads", || all_are(&bed, TorrentState::Downloading));
 }
 
-/// A paused torrent dials nobody, however many peers it is given.
+/// A paused torrent dials no peer, even if it knows many.
 #[test]
 fn nobody_is_dialed() {
     let (half, mut bed) = Half::paused(83);

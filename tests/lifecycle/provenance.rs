@@ -1,4 +1,4 @@
-//! Whose a file is, where names, inode numbers, times and sessions do not tell: the user's files stay as they are.
+//! Ownership of files where names, inode numbers, times and sessions are ambiguous: the user's files stay as they are.
 
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -135,7 +135,7 @@ fn a_file_that_comes_before_a_retry() {
     panic!("the other file came first each time");
 }
 
-/// A damaged session claims the files that it knew, and not what took their place.
+/// A damaged session claims the files that it knew, and not files that replaced them.
 #[test]
 fn a_damaged_session_claims_no_other_file() {
     for is_replaced in [false, true] {
@@ -187,7 +187,7 @@ fn a_change_whose_time_was_set_back() {
     torrent.assert_whole(&root);
 }
 
-/// A file that somebody else changes while it is served is checked again, and no bad byte is sent.
+/// A file that another program changes while it is served is checked again, and no bad byte is sent.
 #[test]
 fn a_change_while_it_seeds() {
     let torrent = torrent(1450);
@@ -237,7 +237,7 @@ fn a_hard_link_while_it_downloads() {
     assert_eq!(removed.deleted_count, 0);
 }
 
-/// A permission to overwrite ends when the file is complete: what the user puts in its place later stays.
+/// A permission to overwrite ends when the file is complete: a file that the user puts in its place later stays.
 #[test]
 fn a_permission_that_ends() {
     let torrent = torrent(1470);

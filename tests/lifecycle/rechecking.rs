@@ -1,4 +1,4 @@
-//! Checks on request: all data is hashed again, whatever the session and the files' times say.
+//! Checks on request: all data is hashed again, even if the session and the files' times match.
 
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};

@@ -1,4 +1,4 @@
-//! Removing a torrent: what is deleted and what stays.
+//! Removals of torrents: deleted and kept files.
 
 use std::fs;
 use std::path::Path;
@@ -33,8 +33,8 @@ pub fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// Removing a torrent with its data deletes what the torrent created and nothing else: no siblings, no files of another
-/// torrent in the same folder, no files that existed before. This includes files that an earlier run created.
+/// Removing a torrent with its data deletes only what the torrent created: no siblings, no files of another torrent in
+/// the same folder, no files that existed before. This includes files that an earlier run created.
 #[test]
 fn only_its_own() {
     let one = Arc::new(Torrent::album(

@@ -123,7 +123,7 @@ fn damaged_metainfo() {
 }
 
 /// A stopped torrent of which the state folder has no usable `.torrent` file cannot be resumed. It can be removed: then
-/// nothing of it is left but its files, whose names are unknown.
+/// only its files are left, whose names are unknown.
 #[test]
 fn removing_without_metainfo() {
     let folder = tempfile::tempdir().unwrap();
@@ -211,7 +211,7 @@ fn data_that_is_gone() {
     bed.wait_seeding(must_id);
 }
 
-/// Fault 81: missing blocks of unfinished pieces are not listed as present, whatever an earlier session said.
+/// Fault 81: missing blocks of unfinished pieces are not listed as present, even if an earlier session lists them.
 #[test]
 fn blocks_that_are_gone() {
     let torrent = Arc::new(Torrent::album(81, "album", &[("a", 1 << 20), ("b", 1 << 20)], 1 << 20));

@@ -31,7 +31,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use self::clients::Program;
 use self::lab::Lab;
 
-/// A case: its name, the programs that it needs, and what it does.
+/// A case: its name, the programs that it needs, and its function.
 pub struct Case {
     pub name: &'static str,
     pub needs: &'static [Program],

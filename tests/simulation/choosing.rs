@@ -333,7 +333,7 @@ fn the_ends_of_files_come_first() {
     assert!(seen[early..].is_sorted(), "{seen:?}");
 }
 
-/// An answered order is durable, and an add that says nothing about files leaves those of the session.
+/// An answered order is durable, and an add without a selection of files keeps the session's.
 #[test]
 fn an_answered_order_survives_kills() {
     let mut bed = Bed::new(10);
@@ -361,7 +361,7 @@ fn an_answered_order_survives_kills() {
     assert_eq!(bed.held(), bed.pieces_of(&[0]));
 }
 
-/// Requests for files that are no longer wanted are canceled, and a peer that has nothing else is not interesting.
+/// Requests for files that are no longer wanted are canceled, and we are not interested in a peer without other pieces.
 #[test]
 fn a_skip_stops_a_running_download() {
     let mut bed = Bed::new(3);
@@ -482,7 +482,7 @@ fn useless_changes_are_refused_and_many_are_saved_together() {
     assert!(took < 2000, "{took} ticks");
 }
 
-/// A kill at any moment of a change, and of what follows it, loses nothing that was verified.
+/// A kill at any moment of a change, or of the work that follows it, loses no verified data.
 #[test]
 fn kills_lose_no_bytes_of_part_files() {
     for (number, crash) in (0..24).zip([Crash::Process, Crash::Power].into_iter().cycle()) {

@@ -20,7 +20,7 @@ fn settings(has_pex: bool) -> Settings {
     settings
 }
 
-/// A seed with a slow link, and 19 leechers that know nobody else.
+/// A seed with a slow link, and 19 leechers that know no other peer.
 fn one_known_peer(has_pex: bool) -> Scenario {
     Scenario::new("one known peer")
         .settings(settings(has_pex))

@@ -1,4 +1,4 @@
-//! How close a swarm comes to the minimum time that its links allow.
+//! The time of a swarm compared with the minimum that its links allow.
 
 use std::time::Duration;
 

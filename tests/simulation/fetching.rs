@@ -139,7 +139,7 @@ impl Bed {
         self.wait(&added)
     }
 
-    /// Waits until the seed has said what it has.
+    /// Waits until the seed has announced its pieces.
     fn wait_for_peer(&mut self) {
         let leecher = self.leecher;
         self.until("a peer", |sim| peer(sim.node(leecher).world_mut()).is_some());
@@ -341,7 +341,7 @@ fn a_torrent_without_metadata_is_removed_listed_or_not() {
     }
 }
 
-/// Peers that connected before know nothing of the pieces that are found when the metadata comes.
+/// Peers that connected earlier do not know of the pieces that are found when the metadata comes.
 #[test]
 fn data_that_was_there_before_the_metadata_is_announced() {
     let content = torrent(300_001, 32768);
@@ -543,6 +543,6 @@ fn a_peer_with_pieces_that_do_not_exist_is_closed_when_the_metadata_is_known() {
         let world = sim.node(leecher).world_mut();
         world.query::<&PeerPieces>().iter(world).count() == 0
     });
-    // It is dialed again, says what it has, and serves.
+    // The seed is dialed again, announces its pieces, and serves.
     bed.complete();
 }

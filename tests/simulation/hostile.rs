@@ -137,15 +137,15 @@ fn dripping(count: usize, len: usize) -> Scenario {
         .within(6.0, Duration::from_secs(240))
 }
 
-/// Peers that drip hold most blocks of a torrent from the first second on. A fast seed is asked for them too as soon as
-/// it shows that they are slow. Without the dripping peers the factor is 1.13.
+/// Peers that drip hold most blocks of a torrent from the first second on. The blocks are requested from a fast seed
+/// too as soon as it shows that they are slow. Without the dripping peers the factor is 1.13.
 #[test]
 fn dripping_peers_do_not_hold_up_a_seed() {
     expect_all_within("45 that drip", 3.0, |seed| dripping(45, 4 * MIB).seed(seed));
 }
 
-/// There is no memory for more pieces, and dripping peers owe blocks of all pieces that are in flight: a fast seed is
-/// asked for those long before the endgame. Without the dripping peers the factor is 1.07.
+/// There is no memory for more pieces, and dripping peers owe blocks of all pieces that are in flight: they are
+/// requested from a fast seed long before the endgame. Without the dripping peers the factor is 1.07.
 #[test]
 fn dripping_peers_do_not_hold_the_memory() {
     expect_all_within("45 that drip, memory for four pieces", 5.0, |seed| {

@@ -253,7 +253,7 @@ fn a_paused_torrent_takes_its_metadata_and_its_files_are_examined_when_it_starts
     }
 }
 
-/// A stop leaves undecided what the disk has not answered yet: the files are examined when the torrent is resumed.
+/// A stop does not wait for the disk's answer about the files: they are examined when the torrent is resumed.
 #[test]
 fn a_torrent_that_is_stopped_before_its_files_are_found_has_no_claim_to_them() {
     let other = NewContent {

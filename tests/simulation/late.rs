@@ -22,7 +22,7 @@ struct Recorded {
     reasons: Vec<CloseReason>,
 }
 
-/// Counts what peers say about their pieces, and records why connections end.
+/// Counts the announcements of peers about their pieces, and records why connections end.
 #[derive(Clone, Copy)]
 struct RecorderPlugin;
 
@@ -126,7 +126,7 @@ fn peers_learn_that_a_torrent_is_complete_when_its_metadata_comes() {
     bed.sim.put(bed.leecher, "downloads", &content);
     bed.add();
     bed.until_unchecked_peer();
-    // The other engine keeps the connection, so that what it has received can be seen.
+    // The other engine keeps the connection, so that the received messages can be examined.
     bed.sim.disk(other).set_slowness(1e6);
     bed.supply(bed.info()).unwrap();
     bed.until("upload_only", |sim| {

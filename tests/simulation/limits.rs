@@ -174,8 +174,8 @@ fn own_upload(rate: Option<u64>) -> LimitsPatch {
     }
 }
 
-/// A torrent keeps to its own limit, whose peers get equal shares, beneath the engine's. The limit is taken back at run
-/// time, and survives a power failure.
+/// A torrent keeps to its own limit, of which its peers get equal shares, in addition to the engine's. The limit is
+/// taken back at run time, and survives a power failure.
 #[test]
 fn a_torrent_keeps_to_its_own_limits() {
     let rate = 100_000;

@@ -610,7 +610,7 @@ impl Plugin for Learns {
     }
 }
 
-/// BEP 27: one mutant for each source of peers that leaks, and for each that is believed.
+/// BEP 27: one mutant for each source of peers that leaks, and for each whose addresses are accepted.
 #[test]
 fn private_torrents_that_leak_are_found_out() {
     let get_peers = |hash: &InfoHash| {
@@ -776,7 +776,7 @@ fn engines_that_seed_beyond_their_limit_are_found_out() {
     }
 }
 
-/// An engine in which nobody waits in the queue.
+/// An engine in which no torrent waits in the queue.
 #[derive(Clone)]
 struct RunsAll;
 

@@ -45,7 +45,7 @@ struct Player {
     reading: Option<Receiver<Result<Bytes, ReadError>>>,
     /// When it began to play.
     began: Option<Timestamp>,
-    /// Where in the file bytes were not there when they had to be played, and when.
+    /// Offset and time of each stall: the bytes that were missing when they had to be played.
     stalls: Vec<(u64, Timestamp)>,
 }
 
@@ -76,7 +76,7 @@ impl Player {
             let mut played = self.began.map_or(0, since);
             if played > self.received {
                 self.stalls.push((self.start + self.received, now));
-                // It goes on with the next byte.
+                // The player continues with the next byte.
                 self.began = None;
                 self.start += self.received;
                 self.received = 0;
@@ -143,7 +143,7 @@ fn the_first_byte_after_a_seek_comes_within_two_round_trips_and_a_piece() {
     }
 }
 
-/// A player of 20 Mbit/s never stalls in a swarm that gives 25, whatever the links and the pieces.
+/// A player of 20 Mbit/s never stalls in a swarm that provides 25 Mbit/s, with any links and pieces.
 #[test]
 #[cfg_attr(debug_assertions, ignore = "takes long without optimization")]
 fn playback_at_20_of_25_megabits_never_stalls() {

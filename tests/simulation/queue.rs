@@ -209,8 +209,8 @@ fn the_order_is_what_users_make_of_it() {
     assert_eq!(bed.downloading(), [2]);
 }
 
-/// A torrent gets any place among the others, at its add too. The torrents without a number between them make place, on
-/// the shorter side. Crashes change nothing.
+/// A torrent gets any place among the others, at its add too. If there is no number in between, the torrents on the
+/// shorter side are renumbered. Crashes change nothing.
 #[test]
 fn a_torrent_gets_the_place_with_this_number() {
     let mut bed = Bed::new(6, 0, downloads(1));
@@ -291,7 +291,7 @@ fn a_forced_torrent_takes_a_place() {
     assert_eq!(bed.downloading(), [0, 1]);
 }
 
-/// A download that is complete makes place for the next, and waits for a place among the seeds. Downloads come first
+/// A download that is complete frees its slot for the next, and waits for a slot among the seeds. Downloads come first
 /// among all.
 #[test]
 fn seeds_have_places_of_their_own() {

@@ -197,7 +197,7 @@ fn album() -> Content {
     new.make()
 }
 
-/// The bytes are right wherever they are read, before and after their pieces arrive, and across pieces.
+/// The bytes are right at every offset, before and after their pieces arrive, and across pieces.
 #[test]
 fn a_file_is_read_while_it_is_downloaded() {
     let mut bed = Bed::new(1, album(), &[megabits(4), megabits(4)]);
@@ -314,7 +314,7 @@ fn readers_are_served_beside_each_other_and_let_go() {
     assert_eq!(bed.read(&two, 10, 10), 10);
 }
 
-/// There are as many readers as the settings say. A new one takes the place of an idle one, never of one that reads.
+/// There are at most as many readers as the settings allow. A new one replaces an idle one, never one that reads.
 #[test]
 fn the_number_of_readers_is_bounded() {
     let settings = ReaderSettings {
@@ -350,7 +350,8 @@ fn the_number_of_readers_is_bounded() {
     assert_eq!(bed.reader_count(), 1);
 }
 
-/// A torrent that no longer runs ends its readers, and each says why. A skipped file is not downloaded for a reader.
+/// A torrent that no longer runs ends its readers, and each reports the reason. A skipped file is not downloaded for a
+/// reader.
 #[test]
 fn readers_end_with_their_torrent() {
     let mut bed = Bed::new(5, album(), &[]);

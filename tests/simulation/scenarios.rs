@@ -130,7 +130,7 @@ fn flash_crowd(dice: &mut Dice) -> Scenario {
         .path(path)
 }
 
-/// Everybody has a seeding limit. Seeds that pause may leave with pieces that nobody else has; seeds that only
+/// All nodes have a seeding limit. Seeds that pause may leave with pieces that no other peer has; seeds that only
 /// super-seed may not.
 fn enough_seeded(dice: &mut Dice) -> Scenario {
     let count = dice.within(3, 10);
@@ -531,7 +531,7 @@ fn moved(dice: &mut Dice) -> Scenario {
     start_all(scenario, count, seconds(45))
 }
 
-/// Starts whatever is paused, at last.
+/// Starts all paused torrents at the end.
 fn start_all(scenario: Scenario, count: usize, time: Duration) -> Scenario {
     everybody(count).fold(scenario, |scenario, who| scenario.at(time, Act::Unpauses(who)))
 }

@@ -137,7 +137,7 @@ fn own_ratio(percent: u64) -> SeedingPatch {
     }
 }
 
-/// A seed pauses when it has sent as much as its limit says, over power failures too. When it is started again, it
+/// A seed pauses when it has sent as much as its limit allows, over power failures too. When it is started again, it
 /// runs until another limit is reached, or until the limit changes.
 #[test]
 fn a_seed_pauses_at_its_ratio_and_runs_again_when_it_is_started() {

@@ -1,4 +1,4 @@
-//! Stops and pauses in trouble: what the next session says.
+//! Stops and pauses during failures, and the contents of the next session.
 
 use ecs_torrent::components::commands::{
     ListStopped, PauseOrStart, PauseTorrent, RemoveOptions, RemoveTorrent, ResumeAll, ResumeError, ResumeTorrent,

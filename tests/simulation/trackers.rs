@@ -13,7 +13,7 @@ use super::*;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A complete torrent with two trackers of its own, and one that it does not know.
+/// A complete torrent with two trackers of its own, and a further tracker that it does not have.
 struct Edited {
     bed: Bed,
     trackers: [SimTracker; 3],

@@ -1,5 +1,5 @@
-//! The table of components in the plugin guide: which component is on which entity in which state, as simulated engines
-//! have it.
+//! The table of components in the plugin guide: the components of each kind of entity in each state, as simulated
+//! engines have them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -241,7 +241,7 @@ fn list(names: impl IntoIterator<Item = String>) -> String {
     names.join(" ")
 }
 
-/// Writes a row for what is on every entity of a kind, and a row for each state with what is there in addition.
+/// Writes a row for the components of every entity of a kind, and a row for each state with the additional ones.
 fn table() -> String {
     let seen = census();
     check_states(&seen);

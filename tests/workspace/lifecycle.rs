@@ -1,4 +1,4 @@
-//! A torrent's state: where it is assigned, and the edges between states as ARCHITECTURE.md shows them.
+//! A torrent's state: the place where it is assigned, and the edges between states as ARCHITECTURE.md shows them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -29,7 +29,7 @@ pub fn cases() -> Vec<Case> {
                 let between = libtorrent::Libtorrent::download(&share.torrent, &folder, ip, &[far.address()]);
                 let (folder, ip) = (lab.folder("downloads"), lab.address());
                 let mut leecher = ours::Ours::download_logged(&share.torrent, &folder, ip, &[between.address()]);
-                // The one between names each of us to the other, and either may connect first.
+                // The peer in between names each of us to the other, and either may connect first.
                 leecher.wait_to_hear_all(&["connected", &format!("peer={}:", far.address().ip())]);
                 leecher.interrupt();
             },
@@ -78,7 +78,7 @@ pub fn cases() -> Vec<Case> {
                 let share = local_share(lab, "near.bin");
                 let folder = lab.folder("downloads");
                 let mut leecher = ours::Ours::download_logged(&share.torrent, &folder, lab.neighbor(), &[]);
-                // libtorrent is not there yet, so it does not hear us before we hear it.
+                // libtorrent is not there yet, so our announcement does not reach it before its own reaches us.
                 leecher.wait_to_hear_all(&["torrents announced in the local network"]);
                 let seeder = libtorrent::Libtorrent::seed_locally(&share.torrent, &share.origin, lab.neighbor());
                 leecher.wait_to_hear_all(&["local discovery found a peer", &seeder.address().to_string()]);

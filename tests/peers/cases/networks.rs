@@ -13,7 +13,7 @@ use crate::content::write_file;
 use crate::lab::Lab;
 use crate::nodes::Nodes;
 
-/// Size of a file whose transfer is not what a case is about, in bytes.
+/// Size in bytes of a file for cases that are not about its transfer.
 const SMALL: usize = 3 << 20;
 
 pub fn cases() -> Vec<Case> {

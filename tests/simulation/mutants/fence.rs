@@ -1,5 +1,5 @@
-//! Engines that contact the peers of private torrents that strangers named, or announce such torrents elsewhere
-//! (BEP 27). The packets show it, whatever the engine's own tables say.
+//! Engines that contact the peers of private torrents that strangers named, or announce such torrents elsewhere (BEP
+//! 27). The packets show it, independently of the engine's own tables.
 
 use ecs_torrent::components::candidates::CandidatesFound;
 use ecs_torrent::components::commands::{CommandQueue, Reply, SupplyMetadata};

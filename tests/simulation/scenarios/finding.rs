@@ -1,4 +1,4 @@
-//! Small swarms whose peers find each other by other means than a tracker, and private ones beside them.
+//! Small swarms whose peers find each other by means other than a tracker, and private ones in the same engines.
 
 use ecs_torrent::components::settings::Settings;
 use ecs_torrent::engine::sim::{NewContent, Path, TrackerMode};

@@ -146,7 +146,7 @@ fn a_peer_gets_no_more_than_its_upload_limit() {
     assert!(begin.elapsed() >= least, "{:?}", begin.elapsed());
 }
 
-/// The line is there when the caller has the answer to the stop.
+/// The line is in the file when the caller has the answer to the stop.
 #[test]
 fn a_stop_waits_for_its_line() {
     let swarm = Swarm::new(200_000);

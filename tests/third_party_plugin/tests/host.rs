@@ -12,7 +12,7 @@ use ecs_torrent::prelude::*;
 
 use crate::swarm::{Swarm, engine, settings};
 
-/// The torrent that a game needs, and what it has seen of the download.
+/// The torrent that a game needs, and the observed progress of the download.
 #[derive(Resource)]
 struct Assets {
     download: TorrentCommand,
@@ -105,7 +105,7 @@ fn a_game_downloads_its_assets() {
     }
 }
 
-/// Collects what the host's world receives.
+/// Collects the messages that the host's world receives.
 #[derive(Resource, Default)]
 struct Received {
     ended: Vec<String>,

@@ -1,4 +1,4 @@
-//! Plugins and a Bevy host from outside: everything that a package can do that depends on ecs-torrent only.
+//! Plugins and a Bevy host from outside, in a package that depends on ecs-torrent only.
 
 #![allow(
     unreachable_pub,
