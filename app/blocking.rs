@@ -8,6 +8,7 @@ use std::time::Duration;
 use bevy_ecs::world::World;
 use ecs_torrent_components::commands::{AddOptions, MovedFiles, RemoveOptions, Removed, Reply};
 use ecs_torrent_components::labels::LabelsPatch;
+use ecs_torrent_components::names::NewNames;
 use ecs_torrent_components::queue::QueueChange;
 use ecs_torrent_components::rate_limit::LimitsPatch;
 use ecs_torrent_components::seeding::SeedingPatch;
@@ -210,6 +211,14 @@ impl BlockingTorrents {
     /// As [`Torrents::move_files`].
     pub fn move_files(&self, id: impl Into<TorrentId>, root: impl Into<PathBuf>) -> Result<MovedFiles, Error> {
         block_on(self.0.move_files(id, root))
+    }
+
+    /// Blocking form of [`Torrents::rename`].
+    ///
+    /// # Errors
+    /// As [`Torrents::rename`].
+    pub fn rename(&self, id: impl Into<TorrentId>, names: NewNames) -> Result<MovedFiles, Error> {
+        block_on(self.0.rename(id, names))
     }
 
     /// Blocking form of [`Torrents::relocate`].

@@ -139,6 +139,9 @@ enum Command {
     /// Move the files of a torrent of the daemon to another folder.
     #[cfg(feature = "daemon")]
     Move(client::moving::MoveArgs),
+    /// Rename files of a torrent of the daemon, or its folder.
+    #[cfg(feature = "daemon")]
+    Rename(client::renaming::RenameArgs),
     /// Say that the files of a torrent of the daemon are in another folder now.
     #[cfg(feature = "daemon")]
     Relocate(client::moving::RelocateArgs),
@@ -330,6 +333,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Recheck(args) => block_on(client::rechecking::run(args)),
         #[cfg(feature = "daemon")]
         Command::Move(args) => block_on(client::moving::run(args)),
+        #[cfg(feature = "daemon")]
+        Command::Rename(args) => block_on(client::renaming::run(args)),
         #[cfg(feature = "daemon")]
         Command::Relocate(args) => block_on(client::moving::relocate(args)),
         #[cfg(feature = "daemon")]

@@ -71,6 +71,7 @@ pub use ecs_torrent_components::commands::{
 };
 pub use ecs_torrent_components::labels::{Labels, LabelsPatch};
 pub use ecs_torrent_components::lifecycle::{StopPhase, TorrentState};
+pub use ecs_torrent_components::names::NewNames;
 pub use ecs_torrent_components::queue::{QueueChange, QueueMove, QueueStats};
 pub use ecs_torrent_components::rate_limit::{LimitsPatch, TransferLimits};
 pub use ecs_torrent_components::seeding::{OwnLimit, SeedingLimit, SeedingLimits, SeedingPatch};

@@ -15,6 +15,7 @@ use ecs_torrent_components::commands::{
 };
 use ecs_torrent_components::labels::LabelsPatch;
 use ecs_torrent_components::links::FollowLink;
+use ecs_torrent_components::names::NewNames;
 use ecs_torrent_components::queue::QueueChange;
 use ecs_torrent_components::rate_limit::{LimitsPatch, RateLimits};
 use ecs_torrent_components::seeding::SeedingPatch;
@@ -458,7 +459,8 @@ impl Torrents {
     /// [`Error::TorrentNotFound`]; [`Error::Move`] with the reason why the files stay where they are, or why the move
     /// is interrupted.
     pub async fn move_files(&self, id: impl Into<TorrentId>, root: impl Into<PathBuf>) -> Result<MovedFiles, Error> {
-        self.place_files(id.into(), root.into(), false).await
+        self.place_files(id.into(), Some(root.into()), NewNames::default(), false)
+            .await
     }
 
     /// Records that a torrent's files are in another folder now: their volume is mounted at another path, or the user
@@ -469,16 +471,51 @@ impl Torrents {
     /// # Errors
     /// [`Error::TorrentNotFound`]; [`Error::Move`] with the reason why the torrent stays where it was.
     pub async fn relocate(&self, id: impl Into<TorrentId>, root: impl Into<PathBuf>) -> Result<(), Error> {
-        self.place_files(id.into(), root.into(), true).await.map(drop)
+        let root = Some(root.into());
+        self.place_files(id.into(), root, NewNames::default(), true)
+            .await
+            .map(drop)
     }
 
-    /// Moves a torrent's files to a folder, or records that they are there.
-    async fn place_files(&self, id: TorrentId, root: PathBuf, is_there: bool) -> Result<MovedFiles, Error> {
+    /// Renames files of a torrent, or its folder, on the disk and for the torrent, and returns when that is durable. It
+    /// is a move to other names: a kill at any moment leaves every file with its old name or with its new one, and
+    /// nothing is overwritten. Files that the torrent did not create are copied, and stay with their old names too. A
+    /// file cannot get a name that another file or folder of the torrent has now.
+    ///
+    /// ```
+    /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
+    /// # setup::run(async |torrents, folder| {
+    /// use ecs_torrent::NewNames;
+    ///
+    /// let id = torrents.download(folder.join("album.torrent")).await?;
+    /// let names = NewNames { name: Some("My album".into()), ..NewNames::default() };
+    /// torrents.rename(id, names).await?;
+    /// assert_eq!(torrents.stats(id).await?.name, "My album");
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::TorrentNotFound`]; [`Error::Move`] with the reason why the files keep their names, or why the move is
+    /// interrupted.
+    pub async fn rename(&self, id: impl Into<TorrentId>, names: NewNames) -> Result<MovedFiles, Error> {
+        self.place_files(id.into(), None, names, false).await
+    }
+
+    /// Moves a torrent's files to a folder or to other names, or records that they are there.
+    async fn place_files(
+        &self,
+        id: TorrentId,
+        root: Option<PathBuf>,
+        names: NewNames,
+        is_there: bool,
+    ) -> Result<MovedFiles, Error> {
         let TorrentId(torrent) = id;
         let command = |reply| {
             PauseOrStart::from(MoveTorrent {
                 torrent,
                 root,
+                names,
                 is_there,
                 reply,
             })

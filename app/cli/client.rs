@@ -1,5 +1,6 @@
 //! The commands that talk to a running daemon: `add`, `list`, `stats`, `files`, `peers`, `trackers`, `limit`, `label`,
-//! `queue`, `pause`, `start`, `recheck`, `move`, `relocate`, `cat`, `play`, `stop`, `resume`, `remove`, `shutdown`.
+//! `queue`, `pause`, `start`, `recheck`, `move`, `rename`, `relocate`, `cat`, `play`, `stop`, `resume`, `remove`,
+//! `shutdown`.
 
 pub(super) mod blocking;
 pub(super) mod connection;
@@ -12,6 +13,7 @@ pub(super) mod peers;
 pub(super) mod queue;
 pub(super) mod reading;
 pub(super) mod rechecking;
+pub(super) mod renaming;
 pub(super) mod settings;
 mod tables;
 pub(super) mod trackers;

@@ -207,6 +207,7 @@ impl From<Error> for Refusal {
             Error::Recheck(RecheckError::NoMetadata(_)) => Self::conflict(ErrorCode::MetadataUnknown, text),
             Error::Move(MoveError::Running(_) | MoveError::Interrupted(_)) => Self::new(StatusCode::CONFLICT, text),
             Error::Move(MoveError::NoMetadata(_)) => Self::conflict(ErrorCode::MetadataUnknown, text),
+            Error::Move(MoveError::BadName { .. }) => Self::of("name", StatusCode::BAD_REQUEST, text),
             Error::Move(MoveError::IntoItself { .. } | MoveError::NotThere { .. }) => {
                 Self::of("root", StatusCode::BAD_REQUEST, text)
             }

@@ -1,5 +1,6 @@
-//! Moves of a torrent's files.
+//! Moves of a torrent's files, and new names for them.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use axum::Json;
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 use super::answers::{Refusal, kept_files};
 use super::requests::{JsonBody, NamedTorrent};
 use super::{Shared, adding};
-use crate::MovedFiles;
+use crate::{MovedFiles, NewNames};
 
 /// The new place of a torrent's files.
 #[derive(Debug, Deserialize)]
@@ -46,9 +47,33 @@ pub(super) async fn move_files(
             ..MovedFiles::default()
         }
     };
-    Ok(Json(json!({
+    Ok(answer(&moved))
+}
+
+fn answer(moved: &MovedFiles) -> Json<Value> {
+    Json(json!({
         "root": moved.root,
         "kept": kept_files(&moved.kept),
         "kept_count": moved.kept_count,
-    })))
+    }))
+}
+
+/// New names of a torrent's files.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Rename {
+    name: Option<String>,
+    /// By the number of the file.
+    files: BTreeMap<u32, String>,
+}
+
+/// Renames files of a torrent. The answer comes when that is done; a client that does not wait for it changes nothing.
+pub(super) async fn rename(
+    State(shared): State<Shared>,
+    NamedTorrent(hash): NamedTorrent,
+    JsonBody(Rename { name, files }): JsonBody<Rename>,
+) -> Result<Json<Value>, Refusal> {
+    adding::refuse_if_stopping(&shared)?;
+    let moved = shared.torrents.rename(hash, NewNames { name, files }).await?;
+    Ok(answer(&moved))
 }

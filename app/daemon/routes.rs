@@ -129,6 +129,12 @@ fn table() -> Vec<Route> {
             Token,
             routing::post(moving::move_files),
         ),
+        route(
+            "post",
+            "/api/v1/torrents/{hash}/rename",
+            Token,
+            routing::post(moving::rename),
+        ),
         route("post", "/api/v1/torrents/{hash}/stop", Token, routing::post(stop)),
         route("post", "/api/v1/torrents/{hash}/resume", Token, routing::post(resume)),
         route("get", "/api/v1/settings", Token, routing::get(changing::get)),

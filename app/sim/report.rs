@@ -15,6 +15,7 @@ impl fmt::Display for Act {
             Self::Unpauses(who) => write!(f, "{who} starts its paused torrents"),
             Self::Rechecks(who) => write!(f, "{who} checks its data again"),
             Self::MovesFiles(who, folder) => write!(f, "{who} moves its files to folder {folder}"),
+            Self::RenamesFiles(who, names) => write!(f, "{who} gives its files names {names}"),
             Self::Sleeps(who, time) => write!(f, "{who} sleeps for {time:.1?}"),
             Self::ClockJumps(who, by) => write!(f, "the clock of {who} jumps by {by:.1?}"),
             Self::Partition(some, others) => write!(f, "{} and {} are parted", Several(some), Several(others)),

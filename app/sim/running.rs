@@ -6,6 +6,7 @@ mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use bytes::Bytes;
 use ecs_torrent_components::commands::{
     CommandQueue, MoveTorrent, PauseAll, PauseOrStart, RecheckTorrent, Reply, StartAll, StopAll, StopError,
 };
+use ecs_torrent_components::names::NewNames;
 use ecs_torrent_engine::sim::{
     Content, Crash, DiskFault, DiskOperation, Lasting, NewContent, NodeId, SimTracker, Simulation,
 };
@@ -269,17 +271,9 @@ impl<'s> Stage<'s> {
                     0 => FOLDER.into(),
                     number => format!("{FOLDER}-{number}").into(),
                 };
-                let (torrent, reply) = (self.content.info_hash(), Reply::ignored());
-                self.send(
-                    who,
-                    PauseOrStart::from(MoveTorrent {
-                        torrent,
-                        root,
-                        is_there: false,
-                        reply,
-                    }),
-                );
+                self.move_files(who, Some(root), NewNames::default());
             }
+            Act::RenamesFiles(who, number) => self.move_files(who, None, self.names(number)),
             Act::Sleeps(who, time) => {
                 let node = self.node(who);
                 self.sim.suspend(node, time);
@@ -392,6 +386,34 @@ impl<'s> Stage<'s> {
             State::Down => true,
             State::Stopping(..) => false,
         })
+    }
+
+    fn move_files(&mut self, who: Who, root: Option<PathBuf>, names: NewNames) {
+        let command = MoveTorrent {
+            torrent: self.content.info_hash(),
+            root,
+            names,
+            is_there: false,
+            reply: Reply::ignored(),
+        };
+        self.send(who, PauseOrStart::from(command));
+    }
+
+    /// Returns other names for the torrent and its first file, or the names of the metainfo for 0.
+    fn names(&self, number: usize) -> NewNames {
+        let info = &self.content.metainfo().info;
+        let first = info.files.files().first().and_then(|file| file.path.split_once('/'));
+        let first = first.map(|(_, below)| match number {
+            0 => below.to_owned(),
+            number => format!("renamed-{number}/{below}"),
+        });
+        NewNames {
+            name: Some(match number {
+                0 => info.name.clone(),
+                number => format!("{}-{number}", info.name),
+            }),
+            files: first.map(|path| (0, path)).into_iter().collect(),
+        }
     }
 
     /// Returns an additional torrent that a node lacks.

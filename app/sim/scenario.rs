@@ -88,6 +88,8 @@ pub enum Act {
     Rechecks(Who),
     /// The node moves the files of its torrent to the folder of this number; 0 is the first one.
     MovesFiles(Who, usize),
+    /// The node gives the files of its torrent the names of this number; 0 stands for the first ones.
+    RenamesFiles(Who, usize),
     /// The machine sleeps, including its clock, and wakes up after the given time.
     Sleeps(Who, Duration),
     /// The clock jumps forward.

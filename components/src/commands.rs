@@ -17,6 +17,7 @@ use ecs_torrent_protocol::urls::UrlError;
 
 use crate::hints::LinkHints;
 use crate::labels::{LabelError, Labels, LabelsPatch};
+use crate::names::{NameError, NewNames};
 use crate::queue::{QueueChange, QueueMove};
 use crate::rate_limit::{LimitError, LimitsPatch, TransferLimits};
 use crate::seeding::{SeedingLimits, SeedingPatch};
@@ -592,18 +593,20 @@ pub enum RecheckError {
     Unsaved(Unsaved),
 }
 
-/// Moves a torrent's files to another download folder. The torrent leaves its peers and trackers as in a pause, and its
-/// files are closed meanwhile. On the same file system each file gets a second name; otherwise it is copied, verified
-/// and synced. Then the session names the new folder, and after that the files are deleted in the old one, except those
-/// that the torrent did not create. So a kill at any moment leaves the whole data at one of the two places, and the
-/// next run ends the move. A pause or a stop interrupts the move until the next start. A move to the folder in which
-/// the files are ends an unfinished move by undoing it. Sent as a [`PauseOrStart`].
+/// Moves a torrent's files to another download folder, gives them other names, or both. The torrent leaves its peers
+/// and trackers as in a pause, and its files are closed meanwhile. On the same file system each file gets a second
+/// name; otherwise it is copied, verified and synced. Then the session names the new place, and after that the files
+/// are deleted at the old one, except those that the torrent did not create. So a kill at any moment leaves the whole
+/// data at one of the two places, and the next run ends the move. A pause or a stop interrupts the move until the next
+/// start. A move to the place where the files are ends an unfinished move by undoing it. Sent as a [`PauseOrStart`].
 #[derive(Debug)]
 pub struct MoveTorrent {
     /// The torrent.
     pub torrent: InfoHash,
-    /// The new download folder.
-    pub root: PathBuf,
+    /// The new download folder; `None` keeps the one that the torrent has.
+    pub root: Option<PathBuf>,
+    /// The new names of the files.
+    pub names: NewNames,
     /// The files are in the new folder already, and stay there: only the session changes. For example, their volume is
     /// mounted at another path now. Every file that the torrent has must be there with its length; files that differ
     /// from the session otherwise are hashed.
@@ -632,6 +635,14 @@ pub enum MoveError {
     /// The files are being moved already.
     #[error("{0} is being moved already")]
     Running(Arc<str>),
+    /// A name cannot be used.
+    #[error("{name} is not renamed: {error}")]
+    BadName {
+        /// The torrent's name.
+        name: Arc<str>,
+        /// The name and the reason.
+        error: NameError,
+    },
     /// The metadata of the torrent is not known, and so there is nothing to move.
     #[error("{0} has no files to move: its metadata is not known yet")]
     NoMetadata(Arc<str>),

@@ -40,6 +40,7 @@ pub mod labels;
 pub mod lifecycle;
 pub mod links;
 pub mod messages;
+pub mod names;
 pub mod networks;
 pub mod peer;
 pub mod piece;

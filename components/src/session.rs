@@ -17,10 +17,10 @@ use std::path::{Path, PathBuf};
 use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::geometry::Geometry;
 use ecs_torrent_protocol::hash::{InfoHash, sha1};
-use ecs_torrent_protocol::safe_path::check_name;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::hints::LinkHints;
+use crate::names::NewNames;
 use crate::rate_limit::TransferLimits;
 use crate::seeding::{SeedingLimits, SeedingRecord};
 use crate::selection::FileSelection;
@@ -71,6 +71,9 @@ pub struct Session {
     /// The name that the user chose instead of the metainfo's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renamed: Option<String>,
+    /// The paths that the user gave to files, by index, below the torrent's folder.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub file_names: BTreeMap<u32, String>,
     /// The download folder, as the user named it.
     pub root: PathBuf,
     /// The same folder with every link resolved.
@@ -254,6 +257,9 @@ impl Session {
 pub struct SavedMove {
     /// The other download folder than that of the session: the new one, or, after the switch, the old one.
     pub root: PathBuf,
+    /// The other names of the files than those of the session: the new ones, or, after the switch, the old ones.
+    #[serde(default, skip_serializing_if = "NewNames::is_empty")]
+    pub names: NewNames,
     /// The stage of the move.
     pub stage: MoveStage,
     /// Mount point of the volume of the old folder, after the switch.
@@ -571,6 +577,7 @@ impl Session {
             info_hash,
             name: String::new(),
             renamed: None,
+            file_names: BTreeMap::new(),
             root: PathBuf::new(),
             resolved: None,
             folder: None,
@@ -679,14 +686,26 @@ impl Session {
         if session.info_hash != info_hash {
             return Err(SessionError::Foreign("it is another torrent's"));
         }
-        session.check_name()?;
+        session.check_names()?;
         Ok(session)
     }
 
-    /// Checks the name that the user chose.
-    fn check_name(&self) -> Result<(), SessionError> {
-        let Some(name) = &self.renamed else { return Ok(()) };
-        check_name(name).map_err(|reason| SessionError::Syntax(format!("renamed: {name:?}: {reason}")))
+    /// Returns the names that the user gave to the torrent's files.
+    #[must_use]
+    pub fn names(&self) -> NewNames {
+        NewNames {
+            name: self.renamed.clone(),
+            files: self.file_names.clone(),
+        }
+    }
+
+    /// Checks the names that the user chose.
+    fn check_names(&self) -> Result<(), SessionError> {
+        let moving = self.moving.iter().map(|moving| moving.names.check());
+        let mut checks = moving.chain([self.names().check()]);
+        checks
+            .find_map(Result::err)
+            .map_or(Ok(()), |error| Err(SessionError::Syntax(error.to_string())))
     }
 
     /// Returns the part of the session that contains the user's intent, with the fields that it depends on. Without
@@ -702,6 +721,7 @@ impl Session {
         Self {
             name: self.name.clone(),
             renamed: self.renamed.clone(),
+            file_names: self.file_names.clone(),
             root: self.root.clone(),
             resolved: self.resolved.clone(),
             volume: self.volume.clone(),
@@ -784,7 +804,7 @@ fn checked<'a>(line: &'a str, prefix: &str) -> Option<&'a str> {
 /// Reads the intent of the user, also as a later version wrote it.
 fn salvage_intent(line: &str, info_hash: InfoHash) -> Option<Session> {
     let session: Session = ron::from_str(checked(line, INTENT)?).ok()?;
-    let is_usable = session.info_hash == info_hash && session.check_name().is_ok();
+    let is_usable = session.info_hash == info_hash && session.check_names().is_ok();
     is_usable.then_some(Session {
         version: VERSION,
         ..session

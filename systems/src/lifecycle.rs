@@ -41,7 +41,6 @@ use ecs_torrent_engine::jobs::Jobs;
 use ecs_torrent_engine::schedule::Tick;
 
 pub(crate) use self::adds::Adds;
-pub(crate) use self::naming::renamed;
 use crate::conditions::{has_due, has_messages, has_messages_of_two};
 use crate::stop_participants::AddStopParticipant;
 use crate::storage::{WriteBlocked, WritesFreed};

@@ -50,6 +50,7 @@ mod queue;
 mod quiet;
 mod reading;
 mod rechecking;
+mod renaming;
 mod seeding;
 mod settings;
 #[path = "../support/skipping.rs"]

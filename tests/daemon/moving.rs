@@ -29,7 +29,7 @@ fn move_to(daemon: &Daemon, hash: &str, body: &Value) -> Answer {
 }
 
 /// Downloads a torrent of a seed in `source` into the daemon's download folder.
-fn download(daemon: &Daemon, source: &Path, bytes: &[u8]) {
+pub fn download(daemon: &Daemon, source: &Path, bytes: &[u8]) {
     let seed = Daemon::start(source);
     assert_eq!(seed.post("/api/v1/torrents", bytes).status, 201);
     let mut events = daemon.events();

@@ -31,6 +31,7 @@ mod provenance;
 mod rechecking;
 mod registry;
 mod removing;
+mod renaming;
 mod resuming;
 mod seed;
 #[path = "../support/skipping.rs"]

@@ -31,6 +31,7 @@ pub const ALL: &[(&str, Make)] = &[
     ("paused in any trouble", paused_in_trouble),
     ("checked again", rechecked),
     ("moved to other folders", moved),
+    ("renamed", renamed),
     ("a full disk", full_disk),
     ("a broken disk", broken_disk),
     ("a failed sync", failed_sync),
@@ -489,8 +490,17 @@ fn rechecked(dice: &mut Dice) -> Scenario {
 
 /// Files are moved while they are downloaded and seeded, and in any trouble: kills hit every step of a move.
 fn moved(dice: &mut Dice) -> Scenario {
+    with_files_elsewhere(dice, "moved to other folders", Act::MovesFiles)
+}
+
+/// Files get other names while they are downloaded and seeded, and in the same trouble.
+fn renamed(dice: &mut Dice) -> Scenario {
+    with_files_elsewhere(dice, "renamed", Act::RenamesFiles)
+}
+
+fn with_files_elsewhere(dice: &mut Dice, name: &'static str, moves: fn(Who, usize) -> Act) -> Scenario {
     let count = dice.within(1, 6);
-    let mut scenario = Scenario::new("moved to other folders")
+    let mut scenario = Scenario::new(name)
         .torrent(dice.torrent())
         .seeds(1, LINK)
         .leeches(count, LINK)
@@ -513,7 +523,7 @@ fn moved(dice: &mut Dice) -> Scenario {
         };
         scenario = scenario
             .at(time, Act::DiskSlows(who, slow as f64))
-            .at(time, Act::MovesFiles(who, dice.within(0, 3)))
+            .at(time, moves(who, dice.within(0, 3)))
             .at(near, other)
             .at(near + seconds(3), Act::DiskSlows(who, 1.0))
             .at(near + seconds(3), Act::DiskHasRoom(who));

@@ -82,9 +82,14 @@ pub(in crate::cli) async fn run(args: MoveArgs) -> Result<Outcome, CliError> {
         return Ok(Outcome::Done);
     }
     say!("moved {found} to {}", printable(text(&moved["root"])));
+    say_kept(&moved);
+    Ok(Outcome::Done)
+}
+
+/// Prints which files are at the old place too.
+pub(super) fn say_kept(moved: &Value) {
     for kept in moved["kept"].as_array().into_iter().flatten() {
         let [path, reason] = ["path", "reason"].map(|key| printable(text(&kept[key])));
         say!("kept {path} at the old place too: {reason}");
     }
-    Ok(Outcome::Done)
 }

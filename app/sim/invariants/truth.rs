@@ -1,12 +1,14 @@
 //! A held piece is stored on the disk as verified.
 
 use std::fmt;
+use std::sync::Arc;
 
 use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::clock::Clock;
-use ecs_torrent_components::torrent::{Have, Storage, Torrent};
+use ecs_torrent_components::torrent::{Content, Have, Storage, Torrent};
 use ecs_torrent_protocol::bitfield::Bitfield;
+use ecs_torrent_protocol::metainfo::Metainfo;
 use ecs_torrent_protocol::wire::Block;
 
 use super::{Invariant, Violations};
@@ -14,7 +16,7 @@ use super::{Invariant, Violations};
 /// The actual state of the disk: whether a torrent's piece in a download folder is stored correctly.
 #[derive(Resource)]
 pub struct Truth {
-    is_there: Box<dyn Fn(&Torrent, &Storage, u32) -> bool + Send + Sync>,
+    is_there: Box<dyn Fn(&Arc<Metainfo>, &Storage, u32) -> bool + Send + Sync>,
     is_right: Box<dyn Fn(&Torrent, &Block) -> bool + Send + Sync>,
     trespasses: Box<dyn Fn() -> Vec<String> + Send + Sync>,
 }
@@ -22,7 +24,7 @@ pub struct Truth {
 impl Truth {
     /// Creates a check that calls `is_there` for each piece that an engine claims to have.
     #[must_use]
-    pub fn new(is_there: impl Fn(&Torrent, &Storage, u32) -> bool + Send + Sync + 'static) -> Self {
+    pub fn new(is_there: impl Fn(&Arc<Metainfo>, &Storage, u32) -> bool + Send + Sync + 'static) -> Self {
         Self {
             is_there: Box::new(is_there),
             is_right: Box::new(|_, _| true),
@@ -68,17 +70,17 @@ pub(super) fn check(
     truth: Option<Res<Truth>>,
     mut known: ResMut<Known>,
     mut violations: ResMut<Violations>,
-    changed: Query<(Entity, &Torrent, &Storage, &Have), Changed<Have>>,
+    changed: Query<(Entity, &Torrent, &Content, &Storage, &Have), Changed<Have>>,
     mut gone: RemovedComponents<Have>,
 ) {
     for torrent in gone.read() {
         known.0.remove(&torrent);
     }
     let Some(truth) = truth else { return };
-    for (entity, torrent, storage, have) in &changed {
+    for (entity, torrent, content, storage, have) in &changed {
         let before = known.0.entry(entity).or_insert_with(|| Bitfield::new(have.len()));
         for piece in have.iter_without(before) {
-            if !(truth.is_there)(torrent, storage, piece) {
+            if !(truth.is_there)(&content.0, storage, piece) {
                 violations.report(&clock, Invariant::Truth, || {
                     format!(
                         "{} says that it has piece {piece}, which is not on the disk",

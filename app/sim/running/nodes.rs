@@ -150,9 +150,11 @@ impl Stage<'_> {
                 .collect();
             let known = contents.clone();
             let disk = view.clone();
-            let truth = Truth::new(move |torrent, storage, piece| {
-                let content = contents.get(&torrent.id());
-                content.is_none_or(|content| view.holds(&storage.root, content, piece))
+            let truth = Truth::new(move |metainfo, storage, piece| {
+                // The files may have other names by now.
+                let content = contents.get(&metainfo.hashes.primary());
+                let content = content.map(|content| Content::new(metainfo.clone(), content.bytes().clone()));
+                content.is_none_or(|content| view.holds(&storage.root, &content, piece))
             });
             truth
                 .with_bytes(move |torrent, block| {

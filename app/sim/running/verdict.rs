@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::PoisonError;
 use std::time::Duration;
 
+use ecs_torrent_components::session::Session;
 use ecs_torrent_components::torrent::Content as Metadata;
 use ecs_torrent_engine::sim::{Crash, NodeId};
 use ecs_torrent_protocol::time::Timestamp;
@@ -54,13 +55,14 @@ impl Stage<'_> {
         let Some(session) = self.sim.state(node).session(torrent) else {
             return;
         };
-        let (files, bytes) = (self.content.files(), self.content.bytes());
+        let content = self.content.renamed(&session.names());
+        let (files, bytes) = (content.files(), content.bytes());
         let Some(have) = session.have.to_set(session.pieces) else {
             let what = format!("{who}: its session has pieces that there are not");
             return self.troubles.push(Trouble::Other(what));
         };
         let missing = have.iter().find(|piece| {
-            let span = self.content.piece_span(*piece);
+            let span = content.piece_span(*piece);
             !self.sim.disk(node).holds_durably(&session.root, files, bytes, span)
         });
         if let Some(piece) = missing
@@ -112,8 +114,9 @@ impl Stage<'_> {
                 Some(at) => {
                     finished.insert(*who, at.since(Timestamp::ZERO + actor.ahead));
                     let session = self.sim.state(actor.node).session(self.content.info_hash());
+                    let names = session.as_ref().map(Session::names).unwrap_or_default();
                     let root = session.map_or_else(|| PathBuf::from(FOLDER), |session| session.root);
-                    if !self.sim.has(actor.node, root, &self.content) {
+                    if !self.sim.has(actor.node, root, &self.content.renamed(&names)) {
                         let what = format!("{who} says that it has everything, and has not");
                         self.troubles.push(Trouble::Other(what));
                     }
@@ -163,7 +166,9 @@ impl Stage<'_> {
     /// Returns the number of times that a node's torrents are paused, or closed to be checked or moved.
     fn pause_count(&self, who: Who) -> usize {
         let is_pause = |act: &Act| match act {
-            Act::Pauses(other) | Act::Rechecks(other) | Act::MovesFiles(other, _) => *other == who,
+            Act::Pauses(other) | Act::Rechecks(other) | Act::MovesFiles(other, _) | Act::RenamesFiles(other, _) => {
+                *other == who
+            }
             _ => false,
         };
         self.scenario.acts.iter().filter(|(_, act)| is_pause(act)).count()

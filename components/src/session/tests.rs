@@ -5,6 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::names::NewNames;
 use crate::seeding::{OwnLimit, Seeded, SeedingLimit};
 use crate::settings::{SeedingAction, SeedingSettings};
 
@@ -28,6 +29,7 @@ fn session() -> Session {
         info_hash: InfoHash([7; 20]),
         name: "a \"name\"".into(),
         renamed: Some("another".into()),
+        file_names: [(0, "a/b".into())].into(),
         root: "/data/ü".into(),
         resolved: Some("/mnt/ü".into()),
         folder: Some(NearestFolder {
@@ -84,6 +86,10 @@ fn session() -> Session {
         recheck: true,
         moving: Some(Box::new(SavedMove {
             root: "/mnt/other".into(),
+            names: NewNames {
+                name: Some("before".into()),
+                files: [(0, "a/c".into())].into(),
+            },
             stage: MoveStage::DeletingOld,
             volume: Some("/mnt".into()),
             volume_id: None,

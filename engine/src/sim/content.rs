@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use ecs_torrent_components::names::NewNames;
 use ecs_torrent_protocol::create::{NewFile, NewTorrent};
 use ecs_torrent_protocol::files::FileTable;
 use ecs_torrent_protocol::geometry::Span;
@@ -117,6 +118,12 @@ impl Content {
     #[must_use]
     pub fn metainfo(&self) -> &Arc<Metainfo> {
         &self.metainfo
+    }
+
+    /// The same torrent and bytes with other names of files.
+    #[must_use]
+    pub fn renamed(&self, names: &NewNames) -> Self {
+        Self::new(names.apply(&self.metainfo), self.bytes.clone())
     }
 
     /// The torrent's primary info-hash.

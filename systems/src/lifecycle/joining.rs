@@ -8,6 +8,7 @@ use ecs_torrent_components::commands::{AddError, AddOptions, TorrentSource};
 use ecs_torrent_components::labels::Labels;
 use ecs_torrent_components::lifecycle::ChangedFacts;
 use ecs_torrent_components::messages::{FilesSelected, HintsGiven, LabelsGiven, TrackersGiven};
+use ecs_torrent_components::names::NewNames;
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{Lifecycle, RequiresComplete};
 use ecs_torrent_components::tracker::Tracker;
@@ -64,8 +65,12 @@ pub(super) fn join_listed(
             listed.state.record_addition();
         }
         if let (TorrentSource::Metainfo(metainfo), false) = (command.source, has_metadata) {
-            let name = options.name.as_deref().or(listed.state.new_name());
-            let metainfo = name.map_or(metainfo.clone(), |name| renamed(&metainfo, name));
+            let known = listed.state.names();
+            let names = NewNames {
+                name: options.name.clone().or(known.name),
+                ..known
+            };
+            let metainfo = names.apply(&metainfo);
             completed.insert(entity);
             completer.complete(&mut joiner.commands, &mut listed, metainfo);
         }

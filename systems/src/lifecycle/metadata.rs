@@ -22,7 +22,6 @@ use ecs_torrent_protocol::hash::sha1;
 use ecs_torrent_protocol::metainfo::{Metainfo, MetainfoLimits, torrent_file};
 
 use super::adds::Adds;
-use super::naming::renamed;
 use super::opening::{Opener, Opening};
 use crate::ownership::Survey;
 use crate::sessions::{SaveTorrent, SessionState, SessionWritten};
@@ -122,10 +121,7 @@ impl ListedItem<'_, '_> {
             Err(error) if sha1([&info[..]]) == id.0 => return Err(SupplyError::Invalid { torrent: id, error }),
             _ => return Err(SupplyError::WrongHash(id)),
         };
-        Ok(match self.state.new_name() {
-            Some(name) => renamed(&metainfo, name),
-            None => metainfo,
-        })
+        Ok(self.state.names().apply(&metainfo))
     }
 }
 

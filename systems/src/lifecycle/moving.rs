@@ -1,4 +1,4 @@
-//! Moves of a torrent's files to another download folder.
+//! Moves of a torrent's files to another download folder, or to other names.
 //!
 //! A move is a part of opening a torrent. The disk first checks that nothing is in the way. Then the torrent goes
 //! through the phases of a pause, in which its session records the move, and is opened again. While the session has a
@@ -19,6 +19,7 @@ use ecs_torrent_components::commands::{
 use ecs_torrent_components::ids::StorageId;
 use ecs_torrent_components::lifecycle::{Desired, Moving};
 use ecs_torrent_components::messages::FailTorrent;
+use ecs_torrent_components::names::NewNames;
 use ecs_torrent_components::session::MoveStage;
 use ecs_torrent_components::torrent::{Content, Have, Lifecycle, Storage, Torrent};
 use ecs_torrent_engine::port::{JobTag, Purpose};
@@ -116,10 +117,10 @@ fn tag(purpose: Purpose, torrent: Entity, storage: StorageId) -> JobTag {
     }
 }
 
-/// Returns a move of a torrent's files to another folder.
+/// Returns a move of a torrent's files to another folder or to other names.
 pub(super) fn file_move(
     storage: &Storage,
-    root: &Path,
+    (root, new_files): (&Path, FileTable),
     files: &FileTable,
     state: &SessionState,
     needs: Option<Box<FileNeeds>>,
@@ -134,7 +135,7 @@ pub(super) fn file_move(
         to: MovePlace {
             root: root.to_owned(),
             volume: None,
-            files: files.clone(),
+            files: new_files,
         },
         claims: state.claims(session),
         needs,
@@ -187,24 +188,25 @@ pub(super) fn collect_checked(
                 continue;
             }
         };
-        if let Some(error) = checked.obstacle(&found, command.is_there, &registry) {
+        let files = command.names.table(&checked.content.0.info.files);
+        if let Some(error) = checked.obstacle(&found, &files, command.is_there, &registry) {
             command.reply.send(Err(error));
         } else if stops.is_busy(torrent) {
             // The command is carried out together with the other one.
             queue.0.push_back(command.into());
         } else {
-            let files = &checked.content.0.info.files;
             let keys = FolderKeys::new(&found.root).with_folders(Some(&found.folders));
             registry.add(
                 checked.torrent.id(),
                 &checked.torrent.name,
-                keys.of_table(files, |_| None),
+                keys.of_table(&files, |_| None),
             );
             let stage = match command.is_there {
                 true => MoveStage::Relocating,
                 false => MoveStage::Copying,
             };
-            checked.state.begin_move(command.root, stage);
+            let root = command.root.unwrap_or_else(|| checked.storage.root.clone());
+            checked.state.begin_move(root, command.names, stage);
             moves.add(torrent, command.reply);
             stops.close_for_move(torrent);
         }
@@ -224,7 +226,13 @@ fn refusal(name: &Arc<str>, error: &DiskError) -> MoveError {
 impl CheckedItem<'_, '_> {
     /// Returns the reason why the files cannot be moved to a folder: it lies in their own, or another torrent uses
     /// files of these names. If the files `are_there` already, they have to be.
-    fn obstacle(&self, found: &FoundFiles, are_there: bool, registry: &FileRegistry) -> Option<MoveError> {
+    fn obstacle(
+        &self,
+        found: &FoundFiles,
+        new_files: &FileTable,
+        are_there: bool,
+        registry: &FileRegistry,
+    ) -> Option<MoveError> {
         let files = self.content.0.info.files.files();
         let name = || self.torrent.name.clone();
         let root = self.state.resolved().unwrap_or(&self.storage.root);
@@ -239,15 +247,19 @@ impl CheckedItem<'_, '_> {
             });
         }
         let keys = FolderKeys::new(&found.root).with_folders(Some(&found.folders));
-        files.iter().filter(|file| file.is_stored()).find_map(|file| {
-            let id = self.torrent.id();
-            let other = keys.all(&file.path).find_map(|key| registry.others(key, id).next())?;
-            Some(MoveError::FilesTaken {
-                name: name(),
-                other: other.name.clone(),
-                path: file.path.clone(),
+        new_files
+            .files()
+            .iter()
+            .filter(|file| file.is_stored())
+            .find_map(|file| {
+                let id = self.torrent.id();
+                let other = keys.all(&file.path).find_map(|key| registry.others(key, id).next())?;
+                Some(MoveError::FilesTaken {
+                    name: name(),
+                    other: other.name.clone(),
+                    path: file.path.clone(),
+                })
             })
-        })
     }
 }
 
@@ -291,7 +303,8 @@ impl ResumedItem<'_, '_> {
             .saved
             .state
             .needs(self.torrent.id(), &content.0, self.choice, &Bitfield::default());
-        let mut moving = file_move(&self.storage, &saved.root, files, &self.saved.state, needs);
+        let place = (&*saved.root, saved.names.table(files));
+        let mut moving = file_move(&self.storage, place, files, &self.saved.state, needs);
         moving.to.volume = saved.volume.map(|mount_point| Volume {
             mount_point,
             id: saved.volume_id,
@@ -416,16 +429,27 @@ impl MoveEffects<'_, '_> {
         let Some(saved) = resumed.saved.state.moving() else {
             return;
         };
-        let root = saved.root.clone();
-        let old = std::mem::replace(&mut resumed.storage.root, root.clone());
-        resumed.saved.state.switch_to_moved(&old, &root, found);
+        let (root, names) = (saved.root.clone(), saved.names.clone());
+        let mut old_names = NewNames::default();
+        if let Some(content) = &resumed.content {
+            old_names = NewNames::of(&content.0.info.files, &names);
+        }
+        resumed.take_names(&names);
+        let old_root = std::mem::replace(&mut resumed.storage.root, root.clone());
+        let state = &mut resumed.saved.state;
+        state.switch_to_moved((&old_root, old_names), &root, found);
         self.save.write(SaveTorrent { torrent });
     }
 
     /// Ends a move whose last step is done.
     fn end(&mut self, torrent: Entity, resumed: &mut ResumedItem<'_, '_>, files: &DeletedFiles) {
-        let entries = resumed.content.as_ref().map(|content| content.0.info.files.files());
-        let path = |index: usize| entries.and_then(|entries| Some(entries.get(index)?.path.clone()));
+        let moving = resumed.saved.state.moving();
+        let names = moving.map(|moving| &moving.names).cloned().unwrap_or_default();
+        let old = resumed
+            .content
+            .as_ref()
+            .map(|content| names.table(&content.0.info.files));
+        let path = |index: usize| old.as_ref().and_then(|old| Some(old.files().get(index)?.path.clone()));
         let kept = files
             .kept
             .iter()

@@ -4,8 +4,8 @@ use std::path::{Component, PathBuf};
 use std::sync::Arc;
 
 use ecs_torrent_components::commands::{AddError, AddOptions, TorrentSource};
+use ecs_torrent_components::names::NewNames;
 use ecs_torrent_components::settings::{LabelSettings, Settings};
-use ecs_torrent_protocol::files::{FileEntry, FileTable};
 use ecs_torrent_protocol::metainfo::Metainfo;
 use ecs_torrent_protocol::safe_path::check_name;
 
@@ -50,18 +50,12 @@ pub(super) fn check(options: &AddOptions, source: &TorrentSource, labels: &Label
 }
 
 /// Returns the torrent with another name for its file or folder; its bytes and hashes stay.
-pub(crate) fn renamed(metainfo: &Arc<Metainfo>, name: &str) -> Arc<Metainfo> {
-    let mut metainfo = Metainfo::clone(metainfo);
-    let rename = |file: &FileEntry| {
-        let below = file.path.split_once('/').map(|(_, below)| format!("{name}/{below}"));
-        FileEntry {
-            path: below.unwrap_or_else(|| name.to_owned()).into(),
-            ..file.clone()
-        }
+pub(super) fn renamed(metainfo: &Arc<Metainfo>, name: &str) -> Arc<Metainfo> {
+    let names = NewNames {
+        name: Some(name.to_owned()),
+        ..NewNames::default()
     };
-    metainfo.info.files = FileTable::new(metainfo.info.files.files().iter().map(rename).collect());
-    metainfo.info.name = name.to_owned();
-    Arc::new(metainfo)
+    names.apply(metainfo)
 }
 
 #[cfg(test)]

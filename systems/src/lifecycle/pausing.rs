@@ -240,13 +240,22 @@ impl Effects<'_> {
     }
 
     /// Lets the disk check whether the files can be moved, or gives up an unfinished move to another folder.
-    fn move_files(&mut self, torrent: &mut CommandedItem<'_, '_>, command: MoveTorrent) {
+    fn move_files(&mut self, torrent: &mut CommandedItem<'_, '_>, mut command: MoveTorrent) {
         let (name, entity) = (torrent.torrent.name.clone(), torrent.entity);
         let Some(content) = torrent.content else {
             command.reply.send(Err(MoveError::NoMetadata(name)));
             return;
         };
-        let is_here = command.root == torrent.storage.root;
+        let files = &content.0.info.files;
+        match std::mem::take(&mut command.names).checked(files) {
+            Ok(names) => command.names = names,
+            Err(error) => {
+                command.reply.send(Err(MoveError::BadName { name, error }));
+                return;
+            }
+        }
+        let root = command.root.clone().unwrap_or_else(|| torrent.storage.root.clone());
+        let is_here = root == torrent.storage.root && command.names.is_empty();
         match torrent.state.moving() {
             Some(moving) if is_here && matches!(moving.stage, MoveStage::Copying | MoveStage::Undoing) => {
                 torrent.state.undo_move();
@@ -257,15 +266,15 @@ impl Effects<'_> {
             Some(_) => command.reply.send(Err(MoveError::Running(name))),
             None if self.moves.is_checking(entity) => command.reply.send(Err(MoveError::Running(name))),
             None if is_here => command.reply.send(Ok(MovedFiles {
-                root: command.root,
+                root,
                 ..MovedFiles::default()
             })),
             None => {
                 let held = torrent.have.map(|have| Bitfield::clone(have)).unwrap_or_default();
                 let id = torrent.torrent.id();
                 let needs = torrent.state.needs(id, &content.0, torrent.choice, &held);
-                let files = &content.0.info.files;
-                let moving = file_move(torrent.storage, &command.root, files, &torrent.state, needs);
+                let place = (&*root, command.names.table(files));
+                let moving = file_move(torrent.storage, place, files, &torrent.state, needs);
                 match command.is_there {
                     true => self.moves.find(entity, command, moving, &mut self.opener),
                     false => self.moves.check(entity, command, moving, &mut self.opener),

@@ -18,7 +18,6 @@ use ecs_torrent_protocol::time::Timestamp;
 
 use super::whole::whole_files;
 use super::{FileRegistry, FolderKeys};
-use crate::lifecycle::renamed;
 
 const LIST: Purpose = purpose!("list sessions for their files");
 const LOOK: Purpose = purpose!("look at sessions for their files");
@@ -169,8 +168,8 @@ pub(crate) fn register_stopped(
     if session.is_some_and(Session::is_unexamined) {
         return;
     }
-    if let Some(name) = session.and_then(|session| session.renamed.as_deref()) {
-        metainfo = renamed(&metainfo, name);
+    if let Some(session) = session {
+        metainfo = session.names().apply(&metainfo);
     }
     let known = session.map(|session| session.resolved.clone().unwrap_or_else(|| session.root.clone()));
     let root: PathBuf = known.or(loaded.salvage.root).unwrap_or_else(|| download_dir.to_owned());
@@ -181,7 +180,8 @@ pub(crate) fn register_stopped(
     let keys = keys.of_table(&info.files, |index| ids.get(index).copied().flatten());
     registry.set(torrent, &info.name.as_str().into(), keys);
     if let Some(moving) = session.and_then(|session| session.moving.as_ref()) {
-        let keys = FolderKeys::new(&moving.root).of_table(&info.files, |_| None);
+        let files = moving.names.table(&info.files);
+        let keys = FolderKeys::new(&moving.root).of_table(&files, |_| None);
         registry.add(torrent, &info.name.as_str().into(), keys);
     }
     let have = session.and_then(|session| session.have.to_set(info.geometry.piece_count()));

@@ -329,6 +329,7 @@ impl SessionWriter<'_, '_> {
         let mut session = Session {
             name: saved.torrent.name.to_string(),
             renamed: saved.state.renamed.clone(),
+            file_names: saved.state.file_names.clone(),
             root: saved.storage.root.clone(),
             resolved: saved.state.resolved().map(Into::into),
             folder: saved.state.folders().and_then(|folders| folders.above.first().cloned()),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::commands::Removed;
+use ecs_torrent_components::names::NewNames;
 use ecs_torrent_components::session::{FileId, FileStamp, MoveStage, OwnerKey, Runs, Salvage, SavedMove, Session};
 use ecs_torrent_components::torrent::Counters;
 use ecs_torrent_components::wanted::{FileChoice, is_skipped};
@@ -43,6 +44,8 @@ pub(crate) struct SessionState {
     pub(super) folders: Option<FolderIds>,
     /// The name that the user gave in place of the metainfo's.
     pub(super) renamed: Option<String>,
+    /// The paths that the user gave to files, by index, below the torrent's folder.
+    pub(super) file_names: BTreeMap<u32, String>,
     /// The key of the marks on the files and folders that the torrent creates.
     pub(super) key: OwnerKey,
     /// The user allowed changes to the files that exist when they are next examined.
@@ -184,6 +187,7 @@ impl SessionState {
             resolved: None,
             folders: None,
             renamed,
+            file_names: BTreeMap::new(),
             key,
             wants_overwrite,
             overwrite_ns: None,
@@ -244,6 +248,7 @@ impl SessionState {
             has_metainfo: is_known,
             created: std::mem::take(&mut self.created),
             overwrite_ns: self.overwrite_ns,
+            file_names: std::mem::take(&mut self.file_names),
             permitted: std::mem::take(&mut self.permitted),
             parted: std::mem::take(&mut self.parted),
             durability,
@@ -264,6 +269,9 @@ impl SessionState {
         };
         if let Some(session) = session {
             known.renamed = known.renamed.or_else(|| session.renamed.clone());
+            if known.file_names.is_empty() {
+                known.file_names.clone_from(&session.file_names);
+            }
             known.intent.needs_check |= session.recheck;
             if self.generation == 0 {
                 known.moving.clone_from(&session.moving);
@@ -309,9 +317,10 @@ impl SessionState {
             .extend(session.parted.to_numbers(MAX_PARTED).unwrap_or_default());
     }
 
-    /// Whether a session refers to files of the same name.
-    pub(crate) fn has_name_of(&self, session: &Session) -> bool {
-        self.renamed.is_none() || self.renamed == session.renamed
+    /// Whether a session refers to files of the same names.
+    pub(crate) fn has_names_of(&self, session: &Session) -> bool {
+        (self.renamed.is_none() || self.renamed == session.renamed)
+            && (self.file_names.is_empty() || self.file_names == session.file_names)
     }
 
     /// Whether the user allowed changes to all files that exist when they are next examined.
@@ -582,10 +591,11 @@ impl SessionState {
         self.moving.as_deref()
     }
 
-    /// Records that the files are to be moved to another folder, or are there already.
-    pub(crate) fn begin_move(&mut self, root: PathBuf, stage: MoveStage) {
+    /// Records that the files are to be moved to another folder and to other names, or are there already.
+    pub(crate) fn begin_move(&mut self, root: PathBuf, names: NewNames, stage: MoveStage) {
         self.moving = Some(Box::new(SavedMove {
             root,
+            names,
             stage,
             ..SavedMove::default()
         }));
@@ -615,13 +625,22 @@ impl SessionState {
         self.record_addition();
     }
 
-    /// Records that the files are at the new place of a move. Those that were in `old_root` are to be deleted when this
-    /// is durable.
-    pub(crate) fn switch_to_moved(&mut self, old_root: &Path, new_root: &Path, found: FoundFiles) {
+    /// Records that the files are at the new place of a move. Those that were in `old_root` with `old_names` are to be
+    /// deleted when this is durable.
+    pub(crate) fn switch_to_moved(
+        &mut self,
+        (old_root, old_names): (&Path, NewNames),
+        new_root: &Path,
+        found: FoundFiles,
+    ) {
+        let names = self.moving.take().map(|moving| moving.names).unwrap_or_default();
+        self.renamed = names.name.or(self.renamed.take());
+        self.file_names.extend(names.files);
         let loaded = self.loaded.as_deref();
         let volume = self.volume.as_deref();
         self.moving = Some(Box::new(SavedMove {
             root: old_root.to_owned(),
+            names: old_names,
             stage: MoveStage::DeletingOld,
             volume: volume
                 .map(|volume| volume.mount_point.clone())
@@ -648,6 +667,8 @@ impl SessionState {
         let ids = self.known_ids();
         if let Some(loaded) = &mut self.loaded {
             loaded.root = new_root.to_owned();
+            loaded.renamed.clone_from(&self.renamed);
+            loaded.file_names.clone_from(&self.file_names);
             loaded.resolved = Some(found.root.to_path_buf());
             loaded.folder = found.folders.above.first().cloned();
             loaded.volume = Some(found.volume.mount_point.clone());
@@ -804,9 +825,12 @@ impl SessionState {
         self.is_loaded
     }
 
-    /// Returns the name that the user chose instead of the metainfo's.
-    pub(crate) fn new_name(&self) -> Option<&str> {
-        self.renamed.as_deref()
+    /// Returns the names that the user chose instead of the metainfo's.
+    pub(crate) fn names(&self) -> NewNames {
+        NewNames {
+            name: self.renamed.clone(),
+            files: self.file_names.clone(),
+        }
     }
 
     /// Whether the state folder had data of the torrent before it was added.

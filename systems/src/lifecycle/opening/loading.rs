@@ -10,6 +10,7 @@ use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{AddError, CommandQueue, Reply, SupplyMetadata, Unsaved};
 use ecs_torrent_components::lifecycle::{AwaitingSession, ChangedFacts, Desired, Readiness};
 use ecs_torrent_components::messages::{FailTorrent, PiecesKnown, Remedy, SessionLoaded};
+use ecs_torrent_components::names::NewNames;
 use ecs_torrent_components::session::Session;
 use ecs_torrent_components::torrent::{
     Activity, Content, Layout, RequiresComplete, StopPhase, Stopping, Storage, Torrent,
@@ -22,7 +23,6 @@ use ecs_torrent_protocol::hash::InfoHash;
 
 use super::{LOAD, Opener, Opening};
 use crate::lifecycle::adds::Adds;
-use crate::lifecycle::naming::renamed;
 use crate::ownership::{FileRegistry, FolderKeys};
 use crate::sessions::{SaveTorrent, SavedParts};
 
@@ -222,14 +222,9 @@ impl ResumedItem<'_, '_> {
         let session = session.filter(|session| {
             session.root == self.storage.root || session.resolved.as_ref() == Some(&self.storage.root)
         });
-        let session = session.filter(|session| self.saved.state.has_name_of(session));
-        if let Some(name) = session.as_ref().and_then(|session| session.renamed.as_deref())
-            && *self.torrent.name != *name
-        {
-            if let Some(content) = &mut self.content {
-                content.0 = renamed(&content.0, name);
-            }
-            self.torrent.name = name.into();
+        let session = session.filter(|session| self.saved.state.has_names_of(session));
+        if let Some(names) = session.as_ref().map(|session| session.names()) {
+            self.take_names(&names);
         }
         let salvaged = Some(loaded.salvage).filter(|_| session.is_none() && !self.opening.has_root);
         let has_claims = salvaged.as_ref().is_some_and(|salvage| !salvage.created.is_empty());
@@ -252,6 +247,18 @@ impl ResumedItem<'_, '_> {
             save.write(SaveTorrent { torrent: entity });
         }
         self.opening.session = session;
+    }
+
+    /// Gives the torrent and its files the names that the user chose.
+    pub(in crate::lifecycle) fn take_names(&mut self, names: &NewNames) {
+        if let Some(content) = &mut self.content
+            && !names.is_empty()
+        {
+            content.0 = names.apply(&content.0);
+        }
+        if let Some(name) = &names.name {
+            self.torrent.name = name.as_str().into();
+        }
     }
 
     /// Whether a session has the sizes of the torrent, as far as both are known.
@@ -312,7 +319,8 @@ impl ResumedItem<'_, '_> {
         let keys = keys.of_table(&content.0.info.files, |index| ids.get(index).copied().flatten());
         registry.set(self.torrent.id(), &self.torrent.name, keys);
         if let Some(moving) = self.saved.state.moving() {
-            let keys = FolderKeys::new(&moving.root).of_table(&content.0.info.files, |_| None);
+            let files = moving.names.table(&content.0.info.files);
+            let keys = FolderKeys::new(&moving.root).of_table(&files, |_| None);
             registry.add(self.torrent.id(), &self.torrent.name, keys);
         }
     }

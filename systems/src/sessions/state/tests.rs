@@ -155,18 +155,31 @@ fn files_that_move_are_not_known_any_more() {
 }
 
 #[test]
+fn a_session_belongs_to_the_paths_that_the_user_chose() {
+    let named = |path: &str| Session {
+        file_names: [(0, path.into())].into(),
+        ..session()
+    };
+    let mut state = state(false);
+    assert!(state.has_names_of(&session()) && state.has_names_of(&named("a")));
+    state.file_names = named("b").file_names;
+    assert!(state.has_names_of(&named("b")));
+    assert!(!state.has_names_of(&session()) && !state.has_names_of(&named("a")));
+}
+
+#[test]
 fn a_session_belongs_to_the_name_that_the_user_chose() {
     let named = |name: Option<&str>| Session {
         renamed: name.map(Into::into),
         ..session()
     };
     let mut state = state(false);
-    assert!(state.has_name_of(&named(None)) && state.has_name_of(&named(Some("a"))));
+    assert!(state.has_names_of(&named(None)) && state.has_names_of(&named(Some("a"))));
     state.renew(Some("a".into()), false, false);
-    assert!(state.has_name_of(&named(Some("a"))));
-    assert!(!state.has_name_of(&named(None)) && !state.has_name_of(&named(Some("b"))));
+    assert!(state.has_names_of(&named(Some("a"))));
+    assert!(!state.has_names_of(&named(None)) && !state.has_names_of(&named(Some("b"))));
     state.renew(None, false, false);
-    assert!(!state.has_name_of(&named(None)), "the name stays");
+    assert!(!state.has_names_of(&named(None)), "the name stays");
 }
 
 #[test]
@@ -406,7 +419,7 @@ fn the_folder_is_known_once_the_files_were_found() {
     state.record_found(found, &table, None, false);
     assert_eq!(state.folders().unwrap().below["sub"], id(3));
     assert_eq!(state.resolved(), Some(Path::new("/downloads")));
-    assert_eq!(state.new_name(), Some("a name"));
+    assert_eq!(state.names().name.as_deref(), Some("a name"));
 }
 
 /// A torrent that has data on a volume expects that volume; any other uses the one that is there.
