@@ -65,6 +65,15 @@ pub struct TrackersEdited {
     pub torrent: Entity,
 }
 
+/// A torrent is known to be private (BEP 27), though its metadata is not known: it cannot be used, or could not in an
+/// earlier run. An event for observers.
+#[derive(EntityEvent, Debug, Clone)]
+pub struct PrivacyKnown {
+    /// The torrent.
+    #[event_target]
+    pub torrent: Entity,
+}
+
 /// The saved session of a newly added torrent has been read. Each feature restores its own state from the session.
 ///
 /// An event for observers, not a message, so that features restore their state before the torrent's files are opened.

@@ -91,6 +91,9 @@ pub struct Session {
     /// are zero and empty.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lacks_metadata: bool,
+    /// Whether the torrent is known to be private (BEP 27), even if its metadata cannot be used.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub private: bool,
     /// Size of the torrent in bytes.
     pub total_size: u64,
     /// Length of a piece in bytes.
@@ -584,6 +587,7 @@ impl Session {
             volume: None,
             volume_id: None,
             lacks_metadata: false,
+            private: false,
             total_size: 0,
             piece_length: 0,
             pieces: 0,
@@ -727,6 +731,7 @@ impl Session {
             volume: self.volume.clone(),
             volume_id: self.volume_id.clone(),
             lacks_metadata: self.lacks_metadata,
+            private: self.private,
             require_complete: self.require_complete,
             ids,
             permitted: self.permitted.clone(),

@@ -50,6 +50,7 @@ pub use self::torrents::DhtTorrent;
 use self::torrents::{SearchDue, WaitingTorrents};
 use crate::DecideSet;
 use crate::dialing::ExternalAddresses;
+use crate::ownership::{FileRegistry, Survey};
 
 /// Finds peers in the distributed hash table.
 pub struct DhtPlugin;
@@ -139,6 +140,8 @@ struct DhtParams<'w, 's> {
     news: DhtNews<'w>,
     external: ResMut<'w, ExternalAddresses>,
     index: Res<'w, TorrentIndex>,
+    stopped: Option<Res<'w, FileRegistry>>,
+    survey: Option<ResMut<'w, Survey>>,
     torrents: Query<'w, 's, SearchedTorrent>,
     peers: Query<'w, 's, (&'static Peer, &'static PeerOf, &'static Wire, &'static mut Outbox)>,
 }
@@ -195,7 +198,11 @@ fn run_dht(
     params.receive(dht, &mut node);
     params.exchange_ports(&mut inbox, &mut node);
     params.queue_torrents(dht, &mut node, &mut inbox);
-    commands.carry_out(dht, &mut node, now, |hash| params.is_fenced(hash));
+    let are_stopped_known = params.are_stopped_known(&commands, &wakeup);
+    commands.answer_stats(dht, &node, now);
+    if are_stopped_known {
+        commands.carry_out(dht, &mut node, now, |hash| params.is_fenced(hash));
+    }
     if node.deadline() <= now {
         node.advance(now);
     }
@@ -263,10 +270,21 @@ impl DhtParams<'_, '_> {
         torrent.is_ok_and(|(_, allowed, ..)| allowed.has(CandidateSource::DHT))
     }
 
-    /// Whether a torrent that is listed here, and may not be searched for, has the hash. No datagram may name it.
+    /// Whether a torrent that is listed here, and may not be searched for, or a stopped private one has the hash. No
+    /// datagram may name it.
     fn is_fenced(&self, hash: InfoHash) -> bool {
         let torrent = self.index.get(hash).and_then(|torrent| self.torrents.get(torrent).ok());
-        torrent.is_some_and(|(_, allowed, ..)| !allowed.has(CandidateSource::DHT))
+        match torrent {
+            Some((_, allowed, ..)) => !allowed.has(CandidateSource::DHT),
+            None => self.stopped.as_ref().is_some_and(|stopped| stopped.is_private(hash)),
+        }
+    }
+
+    /// Whether it is known which stopped torrents are private, as far as a command has to know.
+    fn are_stopped_known(&mut self, commands: &DhtCommands<'_>, wakeup: &Wakeup) -> bool {
+        let now = self.clock.now();
+        let survey = self.survey.as_mut().filter(|_| commands.has_searches());
+        survey.is_none_or(|survey| survey.request(wakeup, now).is_done())
     }
 
     /// Whether a datagram may leave to this address: a socket that is bound to this machine's loopback address speaks

@@ -28,7 +28,9 @@ use ecs_torrent_protocol::time::Timestamp;
 
 pub(crate) use self::adding::ExternalAddresses;
 use self::adding::{add_candidates, is_refused, refuse_known_peers, restore_candidates, take_peers};
-use self::allowing::{ChangedSources, allow_sources, has_changed_sources, list_edited, list_torrent, list_trackers};
+use self::allowing::{
+    ChangedSources, allow_sources, has_changed_sources, list_edited, list_private, list_torrent, list_trackers,
+};
 use crate::admission::{Admission, DialFor};
 use crate::conditions::{has_due, has_messages};
 use crate::streams::ReadyPeers;
@@ -54,6 +56,7 @@ impl Plugin for DialingPlugin {
             .add_observer(list_torrent)
             .add_observer(list_trackers)
             .add_observer(list_edited)
+            .add_observer(list_private)
             .add_systems(
                 Tick,
                 (

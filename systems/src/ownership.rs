@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
-use bevy_platform::collections::HashMap;
+use bevy_platform::collections::{HashMap, HashSet};
 use ecs_torrent_components::session::{FileId, NearestFolder};
 use ecs_torrent_engine::ports::disk::FolderIds;
 use ecs_torrent_engine::schedule::Tick;
@@ -176,6 +176,8 @@ pub(crate) struct FileRegistry {
     more: HashMap<FileKey, Vec<u32>>,
     /// Names of stopped torrents whose files are not known, because their metadata is not.
     names: HashMap<InfoHash, Arc<str>>,
+    /// Stopped torrents that are private.
+    private: HashSet<InfoHash>,
 }
 
 /// A torrent that uses files.
@@ -259,9 +261,20 @@ impl FileRegistry {
         }
     }
 
+    /// Records that a stopped torrent is private.
+    pub(crate) fn set_private(&mut self, torrent: InfoHash) {
+        self.private.insert(torrent);
+    }
+
+    /// Whether a stopped torrent is private.
+    pub(crate) fn is_private(&self, torrent: InfoHash) -> bool {
+        self.private.contains(&torrent)
+    }
+
     /// Forgets a torrent.
     pub(crate) fn remove(&mut self, torrent: InfoHash) {
         self.names.remove(&torrent);
+        self.private.remove(&torrent);
         let Some(number) = self.by_hash.remove(&torrent) else {
             return;
         };

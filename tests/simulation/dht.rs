@@ -1,6 +1,6 @@
 //! Torrents whose peers are found in the distributed hash table (BEP 5).
 
-use ecs_torrent::components::commands::{ResumeAll, TorrentSource, UnfetchedTorrent};
+use ecs_torrent::components::commands::{ResumeAll, StopTorrent, TorrentSource, UnfetchedTorrent};
 use ecs_torrent::components::dht::{DhtError, DhtStats, FindDhtPeers, GetDhtItem, GetDhtStats, PutDhtItem};
 use ecs_torrent::components::hints::LinkHints;
 use ecs_torrent::engine::sim::{Crash, NewNode};
@@ -268,6 +268,11 @@ fn commands_do_not_name_private_torrents() {
         let item = Item::sign(&[1; 32], &salt, 1, &MutableLink::value_of(torrent)).unwrap();
         let put = network.send(|reply| PutDhtItem { item, salt, cas, reply });
         assert_eq!(put, Err(DhtError::TrackersOnly(torrent)));
+        // A stopped torrent is as private as a listed one, and so is one that an earlier run stopped.
+        assert!(network.send(|reply| StopTorrent { torrent, reply }).is_ok());
+        assert_eq!(network.send(|reply| FindDhtPeers { torrent, reply }), refused);
+        network.sim.restart(leecher);
+        assert_eq!(network.send(|reply| FindDhtPeers { torrent, reply }), refused);
     }
 }
 

@@ -6,12 +6,20 @@ use syn::visit::{self, Visit};
 use walkdir::WalkDir;
 
 /// Files that read or write the private flag of a torrent.
-const READERS: [&str; 5] = [
+const READERS: [&str; 11] = [
     // The fence, which all features ask.
     "systems/src/dialing/allowing.rs",
     // The flag comes from the metainfo.
     "systems/src/lifecycle/adding.rs",
     "systems/src/lifecycle/metadata.rs",
+    // The session keeps the flag, also of metadata that cannot be used.
+    "components/src/session.rs",
+    "systems/src/lifecycle/opening/loading.rs",
+    "systems/src/sessions/saving.rs",
+    // Stopped torrents keep it for commands that name hashes.
+    "systems/src/lifecycle/stopping.rs",
+    "systems/src/ownership.rs",
+    "systems/src/ownership/survey.rs",
     // Users see it.
     "systems/src/stats.rs",
     // Whether the trackers may be edited.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 pub use self::error::{MetainfoError, Problem};
 use self::info::{Fields, Place};
-pub use self::info::{Info, PieceHashes};
+pub use self::info::{Info, PieceHashes, says_private};
 use crate::bencode::{Document, Limits, Value};
 use crate::hash::InfoHashes;
 use crate::host_port::HostPort;

@@ -46,6 +46,7 @@ fn session() -> Session {
             id: "9dc94ceefc3b22d4".into(),
         }),
         lacks_metadata: false,
+        private: true,
         total_size: 100,
         piece_length: 10,
         pieces: 10,

@@ -98,8 +98,19 @@ impl DhtCommands<'_> {
         self.searches().for_each(|(.., answer)| answer.refuse(DhtError::Off));
     }
 
-    /// Begins the searches of commands, and answers questions about the node. `is_fenced` returns whether a torrent
-    /// that is listed here, and may not be searched for, has the hash.
+    /// Whether commands wait for searches.
+    pub(super) fn has_searches(&self) -> bool {
+        !self.peers.0.is_empty() || !self.gets.0.is_empty() || !self.puts.0.is_empty()
+    }
+
+    /// Answers questions about the node.
+    pub(super) fn answer_stats(&mut self, dht: &Dht, node: &Node, now: Timestamp) {
+        for command in self.stats.0.drain(..) {
+            command.reply.send(stats(dht, node, now));
+        }
+    }
+
+    /// Begins the searches of commands. `is_fenced` returns whether no datagram may name a hash.
     pub(super) fn carry_out(
         &mut self,
         dht: &mut Dht,
@@ -107,9 +118,6 @@ impl DhtCommands<'_> {
         now: Timestamp,
         is_fenced: impl Fn(InfoHash) -> bool,
     ) {
-        for command in self.stats.0.drain(..) {
-            command.reply.send(stats(dht, node, now));
-        }
         for (target, goal, answer) in self.searches() {
             // An item may name a torrent too (BEP 46).
             let named = match &goal {

@@ -2,7 +2,7 @@
 
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::candidates::{AllowedSources, CandidateSource, CandidateSources};
-use ecs_torrent_components::messages::{MetadataKnown, TrackersEdited, TrackersGiven};
+use ecs_torrent_components::messages::{MetadataKnown, PrivacyKnown, TrackersEdited, TrackersGiven};
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{Layout, Torrent, TorrentTrackers};
 
@@ -23,6 +23,11 @@ pub(super) fn list_trackers(given: On<TrackersGiven>, mut changed: ResMut<Change
 /// Lists a torrent whose trackers were edited.
 pub(super) fn list_edited(edited: On<TrackersEdited>, mut changed: ResMut<ChangedSources>) {
     changed.0.push(edited.torrent);
+}
+
+/// Lists a torrent that turned out to be private.
+pub(super) fn list_private(known: On<PrivacyKnown>, mut changed: ResMut<ChangedSources>) {
+    changed.0.push(known.torrent);
 }
 
 /// Returns whether the allowed sources of a torrent have to be derived.

@@ -14,12 +14,12 @@ use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{CommandQueue, SupplyError, SupplyMetadata, TorrentNotFound};
 use ecs_torrent_components::hints::KeptHints;
 use ecs_torrent_components::lifecycle::{ChangedFacts, Desired, Fault};
-use ecs_torrent_components::messages::{FailTorrent, MetadataKnown, MetadataSaved, Remedy};
+use ecs_torrent_components::messages::{FailTorrent, MetadataKnown, MetadataSaved, PrivacyKnown, Remedy};
 use ecs_torrent_components::torrent::{Content, Have, Layout, Lifecycle, Storage, Torrent, TorrentIndex};
 use ecs_torrent_components::tracker::{Tracker, TrackerTiers};
 use ecs_torrent_components::wanted::FileChoice;
 use ecs_torrent_protocol::hash::sha1;
-use ecs_torrent_protocol::metainfo::{Metainfo, MetainfoLimits, torrent_file};
+use ecs_torrent_protocol::metainfo::{Metainfo, MetainfoLimits, says_private, torrent_file};
 
 use super::adds::Adds;
 use super::opening::{Opener, Opening};
@@ -89,6 +89,11 @@ pub(super) fn supply_metadata(
             false => listed.check(&command.info, &trackers),
         };
         if let Err(SupplyError::Invalid { error, .. }) = &metainfo {
+            if says_private(&command.info, &MetainfoLimits::default()) {
+                listed.torrent.private = true;
+                commands.trigger(PrivacyKnown { torrent: entity });
+                completer.save.write(SaveTorrent { torrent: entity });
+            }
             // No other metadata has this hash.
             failed.write(FailTorrent {
                 torrent: entity,

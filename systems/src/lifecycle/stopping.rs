@@ -379,6 +379,9 @@ impl StopParams<'_, '_> {
         }
         if let Ending::Save { .. } = ending {
             self.registry.set_name(stopped.torrent.id(), &stopped.torrent.name);
+            if stopped.torrent.private {
+                self.registry.set_private(stopped.torrent.id());
+            }
         }
         self.index.remove(&stopped.torrent.hashes);
         let info_hash = stopped.torrent.id();

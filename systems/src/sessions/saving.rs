@@ -336,6 +336,7 @@ impl SessionWriter<'_, '_> {
             volume: saved.state.volume.as_ref().map(|volume| volume.mount_point.clone()),
             volume_id: saved.state.volume.as_ref().and_then(|volume| volume.id.clone()),
             lacks_metadata: saved.known.is_none(),
+            private: saved.torrent.private,
             total_size: geometry.map_or(0, Geometry::total_size),
             piece_length: geometry.map_or(0, Geometry::piece_length),
             pieces: geometry.map_or(0, Geometry::piece_count),

@@ -6,7 +6,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use super::{MetainfoError, MetainfoLimits, Problem};
-use crate::bencode::Value;
+use crate::bencode::{Document, Value};
 use crate::files::{FileAttributes, FileEntry, FileTable};
 use crate::geometry::Geometry;
 use crate::hash::{ExpectedDigest, InfoHashes, Sha1Digest};
@@ -80,6 +80,13 @@ pub(super) fn versions(info: &Fields<'_>) -> Result<(bool, bool), MetainfoError>
 /// Whether a torrent is private by the value of its key (BEP 27): any integer but zero, as libtorrent reads it.
 fn is_private(value: Option<Value<'_>>) -> bool {
     value.and_then(Value::as_int).is_some_and(|value| value != 0)
+}
+
+/// Whether an info dictionary says that its torrent is private, even if the dictionary describes no usable torrent.
+#[must_use]
+pub fn says_private(info: &[u8], limits: &MetainfoLimits) -> bool {
+    let document = Document::parse(info, &limits.bencode);
+    document.is_ok_and(|document| is_private(document.root().get(b"private")))
 }
 
 impl Info {

@@ -54,7 +54,7 @@ fn reads_a_single_file_torrent() {
     assert_eq!(torrent.hashes, InfoHashes::of(info_bytes.as_bytes(), true, false));
 }
 
-/// Any integer but zero, as libtorrent reads it.
+/// Any integer but zero, as libtorrent reads it, even where nothing else can be used.
 #[test]
 fn every_integer_but_zero_makes_a_torrent_private() {
     let middle = single("i20000e", "i16384e", 2);
@@ -68,6 +68,16 @@ fn every_integer_but_zero_makes_a_torrent_private() {
     ] {
         let torrent = parse(&format!("d4:infod{middle}7:private{value}ee")).unwrap();
         assert_eq!(torrent.info.private, expected, "{value}");
+        let unusable = format!("d4:name1:x7:private{value}e");
+        assert!(parse(&format!("d4:info{unusable}e")).is_err());
+        let says = says_private(unusable.as_bytes(), &MetainfoLimits::default());
+        assert_eq!(says, expected, "{value}");
+    }
+    for nothing in ["", "le", "d7:privatei1e"] {
+        assert!(
+            !says_private(nothing.as_bytes(), &MetainfoLimits::default()),
+            "{nothing}"
+        );
     }
 }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{AddError, CommandQueue, Reply, SupplyMetadata, Unsaved};
 use ecs_torrent_components::lifecycle::{AwaitingSession, ChangedFacts, Desired, Readiness};
-use ecs_torrent_components::messages::{FailTorrent, PiecesKnown, Remedy, SessionLoaded};
+use ecs_torrent_components::messages::{FailTorrent, PiecesKnown, PrivacyKnown, Remedy, SessionLoaded};
 use ecs_torrent_components::names::NewNames;
 use ecs_torrent_components::session::Session;
 use ecs_torrent_components::torrent::{
@@ -200,16 +200,7 @@ impl ResumedItem<'_, '_> {
         let session = loaded.session.filter(|session| self.fits(session));
         let session = session.map(Arc::new);
         if let Some(session) = &session {
-            if !self.opening.is_again {
-                self.activity.before = Duration::from_secs(session.seconds_active);
-                commands.trigger(SessionLoaded {
-                    torrent: entity,
-                    session: session.clone(),
-                });
-            }
-            if session.require_complete && self.opening.is_resumed {
-                commands.entity(entity).insert(RequiresComplete);
-            }
+            self.restore(session, entity, commands);
         }
         let known_root = session.as_ref().map(|session| session.root.clone());
         if let Some(root) = known_root
@@ -258,6 +249,23 @@ impl ResumedItem<'_, '_> {
         }
         if let Some(name) = &names.name {
             self.torrent.name = name.as_str().into();
+        }
+    }
+
+    /// Restores what does not depend on the torrent's files.
+    fn restore(&mut self, session: &Arc<Session>, entity: Entity, commands: &mut Commands) {
+        if session.private && !std::mem::replace(&mut self.torrent.private, true) {
+            commands.trigger(PrivacyKnown { torrent: entity });
+        }
+        if !self.opening.is_again {
+            self.activity.before = Duration::from_secs(session.seconds_active);
+            commands.trigger(SessionLoaded {
+                torrent: entity,
+                session: session.clone(),
+            });
+        }
+        if session.require_complete && self.opening.is_resumed {
+            commands.entity(entity).insert(RequiresComplete);
         }
     }
 

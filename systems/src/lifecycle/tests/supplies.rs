@@ -1,6 +1,7 @@
 //! Tests of metadata that arrives after its torrent.
 
 use super::*;
+use crate::sessions::SaveTorrent;
 
 fn supply(bed: &mut Bed, info: Bytes) -> Answer<(), SupplyError> {
     let (reply, answer) = reply();
@@ -53,6 +54,43 @@ fn unusable_metadata_fails_its_torrent() {
         assert_eq!(failed.len(), usize::from(is_its));
         let is_plain = |fail: &FailTorrent| fail.reason.starts_with("its metadata cannot be used: ");
         assert!(failed.iter().all(is_plain), "{failed:?}");
+    }
+}
+
+/// Unusable metadata still says whether its torrent is private, and the session keeps that.
+#[test]
+fn unusable_metadata_may_be_private() {
+    for (info, is_private) in [(&b"d4:name1:xe"[..], false), (b"d4:name1:x7:privatei1ee", true)] {
+        let mut bed = bed(Lifecycle::FetchingMetadata, None);
+        save(&mut bed);
+        bed.world.resource_mut::<Messages<SaveTorrent>>().clear();
+        bed.world.entity_mut(bed.torrent).remove::<(Content, Layout)>();
+        let hashes = InfoHashes::of(info, true, false);
+        bed.get_mut::<Torrent>(bed.torrent).hashes = hashes;
+        let entity = bed.torrent;
+        bed.world.resource_mut::<TorrentIndex>().insert(&hashes, entity);
+        supply(&mut bed, info.to_vec().into());
+        assert_eq!(bed.get::<Torrent>(entity).private, is_private);
+        assert_eq!(!bed.world.resource::<Messages<SaveTorrent>>().is_empty(), is_private);
+    }
+}
+
+/// A session says that its torrent is private before anything else can name the torrent.
+#[test]
+fn a_session_keeps_that_a_torrent_is_private() {
+    for private in [false, true] {
+        let mut bed = bed(Lifecycle::Adding, Some(Opening::default()));
+        bed.world.entity_mut(bed.torrent).remove::<(Content, Layout)>();
+        let session = Session { private, ..saved(true) };
+        let loaded = Loaded {
+            session: Some(session),
+            ..Loaded::default()
+        };
+        let tag = JobTag::new(opening::LOAD, bed.torrent);
+        let outcome = Ok(StateDone::Loaded(Box::new(loaded)));
+        bed.open_port::<StateRequest, StateEvent>(vec![StateEvent { tag, outcome }]);
+        bed.run(opening::loading::collect_loaded);
+        assert_eq!(bed.get::<Torrent>(bed.torrent).private, private);
     }
 }
 
