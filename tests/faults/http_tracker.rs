@@ -125,12 +125,39 @@ fn a_redirect_to_the_metadata_service() {
 #[test]
 fn redirects_are_followed_to_an_end() {
     let last = serve(|_| ok(b"d8:intervali900e5:peers0:e"));
-    let first = serve(move |_| with_head("301 Moved", &format!("Location: http://{last}/a\r\n"), b""));
+    let first = serve(move |_| with_head("301 Moved", &format!("Location: http://{last}/key/announce\r\n"), b""));
     let mut bed = Bed::new();
     bed.download(&torrent_at(&[announce(first)]), &[]);
     bed.wait_for("the answer", |seen| matches!(seen, Seen::TrackerAnswered(0)));
     let reason = failure(|_| with_head("302 Found", "Location: /announce\r\n", b""));
     assert_eq!(reason, "too many redirects");
+}
+
+/// A torrent or a magnet link, which strangers write, makes the engine request nothing of this machine's services but
+/// announces and scrapes, not by a redirect either.
+#[test]
+fn a_torrent_requests_only_announces_of_local_servers() {
+    const REASON: &str = "a local address is asked for announces and scrapes of trackers only";
+    let (sender, requests) = channel();
+    let service = serve(move |target| {
+        sender.send(target.to_owned()).unwrap();
+        ok(b"d8:intervali900e5:peers0:e")
+    });
+    for target in [
+        "/",
+        "/api/v1/stop?really=/announce",
+        "/announce/",
+        "/shutdown#/announce",
+    ] {
+        assert_eq!(failure_at(format!("http://{service}{target}")), REASON, "{target}");
+    }
+    let fields = format!("Location: http://{service}/shutdown\r\n");
+    assert_eq!(failure(move |_| with_head("302 Found", &fields, b"")), REASON);
+    assert!(requests.try_recv().is_err(), "nothing was requested");
+    let mut bed = Bed::new();
+    bed.download(&torrent_at(&[format!("http://{service}/key/announce?a=b")]), &[]);
+    bed.wait_for("the answer", |seen| matches!(seen, Seen::TrackerAnswered(0)));
+    assert!(requests.recv().unwrap().starts_with("/key/announce?a=b&info_hash="));
 }
 
 /// Fault 52: a self-signed certificate makes the announce fail, visibly.

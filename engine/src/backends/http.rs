@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use super::SharedRuntime;
 use super::sink::Sink;
 use crate::port::{Backend, JobTag};
-use crate::ports::http::{ContentRange, HttpError, HttpEvent, HttpGet, HttpPart, HttpRequest};
+use crate::ports::http::{ContentRange, HttpError, HttpEvent, HttpGet, HttpPart, HttpRequest, LocalPaths};
 use crate::ports::net::LocalAddresses;
 use crate::wake::Waker;
 
@@ -198,7 +198,10 @@ async fn send(clients: &Clients, request: &HttpGet) -> Result<Response, HttpErro
         return Err(HttpError::BadUrl);
     }
     let scope = scope_of_url(&url, request.family).await?;
-    let client = clients.get(request.family, scope)?;
+    if scope != Scope::Global && !request.local_paths.allow(url.path()) {
+        return Err(HttpError::LocalPath);
+    }
+    let client = clients.get(request.family, scope, request.local_paths)?;
     let mut getting = client.get(url);
     if let Some(range) = request.range.as_ref().filter(|range| !range.is_empty()) {
         // The range is of the resource as it is, so the answer must not be compressed.
@@ -253,26 +256,30 @@ fn is_of(family: Option<Family>, ip: IpAddr) -> bool {
 /// HTTP clients by the networks they may reach, built when first needed.
 struct Clients {
     sources: Vec<IpAddr>,
-    built: Mutex<HashMap<(Option<Family>, Scope), Client>>,
+    built: Mutex<HashMap<(Option<Family>, Scope, LocalPaths), Client>>,
 }
 
 impl Clients {
-    fn get(&self, family: Option<Family>, scope: Scope) -> Result<Client, HttpError> {
+    fn get(&self, family: Option<Family>, scope: Scope, local_paths: LocalPaths) -> Result<Client, HttpError> {
         let mut built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = built.get(&(family, scope)) {
+        let key = (family, scope, local_paths);
+        if let Some(client) = built.get(&key) {
             return Ok(client.clone());
         }
-        let client = self.build(family, scope).map_err(|error| explain(&error))?;
-        built.insert((family, scope), client.clone());
+        let client = self.build(family, scope, local_paths);
+        let client = client.map_err(|error| explain(&error))?;
+        built.insert(key, client.clone());
         Ok(client)
     }
 
-    fn build(&self, family: Option<Family>, scope: Scope) -> reqwest::Result<Client> {
+    fn build(&self, family: Option<Family>, scope: Scope, local_paths: LocalPaths) -> reqwest::Result<Client> {
         let source = family.and_then(|family| self.sources.iter().find(|ip| is_of(Some(family), **ip)).copied());
         builder()
             .local_address(source)
             .dns_resolver(Arc::new(ScopedResolver { family, scope }))
-            .redirect(redirect::Policy::custom(move |attempt| follow(attempt, scope)))
+            .redirect(redirect::Policy::custom(move |attempt| {
+                follow(attempt, scope, local_paths)
+            }))
             .build()
     }
 }
@@ -300,8 +307,10 @@ fn tls() -> ClientConfig {
         .with_no_client_auth()
 }
 
-/// Follows or refuses a redirect. Fault 51: an IP address in the URL never reaches the resolver, so it is checked here.
-fn follow(attempt: redirect::Attempt<'_>, scope: Scope) -> redirect::Action {
+/// Follows or refuses a redirect. Fault 51: an IP address in the URL never reaches the resolver, so it is checked
+/// here. A name may stand for any address that `scope` may reach, so the paths of local servers count if that may be a
+/// local one.
+fn follow(attempt: redirect::Attempt<'_>, scope: Scope, local_paths: LocalPaths) -> redirect::Action {
     let literal = match attempt.url().host() {
         Some(url::Host::Ipv4(ip)) => Some(IpAddr::V4(ip)),
         Some(url::Host::Ipv6(ip)) => Some(IpAddr::V6(ip)),
@@ -309,6 +318,11 @@ fn follow(attempt: redirect::Attempt<'_>, scope: Scope) -> redirect::Action {
     };
     if literal.is_some_and(|ip| !scope.may_reach(ip)) {
         attempt.error(HttpError::PrivateRedirect)
+    } else if scope != Scope::Global
+        && literal.is_none_or(|ip| Scope::of(ip) != Scope::Global)
+        && !local_paths.allow(attempt.url().path())
+    {
+        attempt.error(HttpError::LocalPath)
     } else if attempt.previous().len() > MAX_REDIRECTS {
         attempt.error(HttpError::TooManyRedirects)
     } else {

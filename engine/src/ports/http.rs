@@ -39,6 +39,8 @@ pub struct HttpGet {
     pub tag: JobTag,
     /// The `http` or `https` URL.
     pub url: String,
+    /// The resources of servers on this machine or in a local network that may be requested.
+    pub local_paths: LocalPaths,
     /// The address family to connect over. `None` allows either.
     pub family: Option<Family>,
     /// The bytes of the resource to get; `None` for all. A server may ignore it: see [`HttpPart::Head`].
@@ -50,6 +52,27 @@ pub struct HttpGet {
     /// Bytes of the body that may be delivered before more are granted. The connection is not read while there is no
     /// credit, not even for the end of the response; the last chunk may exceed it.
     pub credit: u64,
+}
+
+/// Resources of servers on this machine or in a local network that may be requested. Redirects obey it too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LocalPaths {
+    /// All of them: the user named the URL.
+    All,
+    /// Paths of trackers, which end in `/announce` or `/scrape`. A stranger who wrote a torrent or a magnet link
+    /// cannot make the engine request anything else of a service that only this machine or network can reach.
+    Trackers,
+}
+
+impl LocalPaths {
+    /// Whether the path of a URL may be requested from a local server.
+    #[must_use]
+    pub fn allow(self, path: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Trackers => path.ends_with("/announce") || path.ends_with("/scrape"),
+        }
+    }
 }
 
 /// A part of a response.
@@ -126,6 +149,9 @@ pub enum HttpError {
     /// A redirect led to a more private network than the network of the requested URL.
     #[error("redirected into a private network")]
     PrivateRedirect,
+    /// A server of this machine or a local network was to be asked for something that no tracker has.
+    #[error("a local address is asked for announces and scrapes of trackers only")]
+    LocalPath,
     /// The request was redirected too often.
     #[error("too many redirects")]
     TooManyRedirects,
@@ -140,6 +166,23 @@ impl PortEvent for HttpEvent {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn local_trackers_are_asked_for_announces_and_scrapes() {
+        for (path, is_of_tracker) in [
+            ("/announce", true),
+            ("/key/announce", true),
+            ("/scrape", true),
+            ("/", false),
+            ("/announce/", false),
+            ("/announce.php", false),
+            ("/api/v1/stop", false),
+            ("/denounce", false),
+        ] {
+            assert_eq!(LocalPaths::Trackers.allow(path), is_of_tracker, "{path}");
+            assert!(LocalPaths::All.allow(path));
+        }
+    }
 
     #[test]
     fn content_ranges_are_read_strictly() {

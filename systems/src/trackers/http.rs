@@ -7,7 +7,7 @@ use ecs_torrent_components::settings::{Settings, seconds};
 use ecs_torrent_engine::jobs::Jobs;
 use ecs_torrent_engine::port::Purpose;
 use ecs_torrent_engine::ports::HttpPort;
-use ecs_torrent_engine::ports::http::{HttpError, HttpGet, HttpPart, HttpRequest};
+use ecs_torrent_engine::ports::http::{HttpError, HttpGet, HttpPart, HttpRequest, LocalPaths};
 use ecs_torrent_engine::purpose;
 use ecs_torrent_protocol::tracker::http::{announce_url, read_announce, read_refusal, read_scrape, scrape_url};
 
@@ -50,6 +50,7 @@ pub(super) fn send_http_requests(
         http.push(HttpRequest::Get(HttpGet {
             tag: replies.add(TRACKERS, arriving),
             url,
+            local_paths: LocalPaths::Trackers,
             family,
             range: None,
             timeout: seconds(settings.trackers.http_timeout_s),

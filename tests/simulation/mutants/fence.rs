@@ -4,7 +4,7 @@
 use ecs_torrent::components::candidates::CandidatesFound;
 use ecs_torrent::components::commands::{CommandQueue, Reply, SupplyMetadata};
 use ecs_torrent::engine::ports::HttpPort;
-use ecs_torrent::engine::ports::http::{HttpGet, HttpRequest};
+use ecs_torrent::engine::ports::http::{HttpGet, HttpRequest, LocalPaths};
 use ecs_torrent::protocol::dht::krpc::PutItem;
 use ecs_torrent::protocol::magnet::MutableLink;
 
@@ -30,6 +30,7 @@ fn announce_elsewhere(mut started: MessageReader<TorrentStarted>, mut http: ResM
         http.push(HttpRequest::Get(HttpGet {
             tag: JobTag::new(purpose!("a tracker of a plugin"), torrent),
             url: format!("http://10.0.0.99:80/announce?info_hash={hash}"),
+            local_paths: LocalPaths::Trackers,
             family: None,
             range: None,
             timeout: Duration::from_secs(1),

@@ -80,6 +80,7 @@ fn request(number: u64, address: SocketAddr) -> HttpGet {
     HttpGet {
         tag: tag(number),
         url: format!("http://{address}/file"),
+        local_paths: LocalPaths::All,
         family: None,
         range: None,
         timeout: DEADLINE,

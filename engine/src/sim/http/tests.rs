@@ -5,7 +5,7 @@ use bevy_ecs::entity::Entity;
 use super::super::{SimNet, Simulation};
 use super::*;
 use crate::port::{Backend, JobTag};
-use crate::ports::http::{ContentRange, HttpGet, HttpPart, HttpRequest};
+use crate::ports::http::{ContentRange, HttpGet, HttpPart, HttpRequest, LocalPaths};
 use crate::purpose;
 
 /// A client, and a server with 10 000 bytes.
@@ -35,6 +35,7 @@ impl Bed {
         self.ask(HttpRequest::Get(HttpGet {
             tag: tag(),
             url: "http://10.0.0.9/file".into(),
+            local_paths: LocalPaths::All,
             family: None,
             range,
             timeout: Duration::from_secs(20),

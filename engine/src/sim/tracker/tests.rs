@@ -14,7 +14,7 @@ use ecs_torrent_protocol::tracker::{AnnounceEvent, AnnounceRequest, AnnounceResp
 use super::super::http::SimHttp;
 use super::super::{AnnounceCounts, NameService, SimNet, SimTracker, Simulation, TrackerMode, TrackerOptions};
 use crate::port::{Backend, JobTag};
-use crate::ports::http::{HttpError, HttpGet, HttpPart, HttpRequest};
+use crate::ports::http::{HttpError, HttpGet, HttpPart, HttpRequest, LocalPaths};
 use crate::ports::net::{NetEvent, NetRequest};
 use crate::purpose;
 
@@ -58,6 +58,7 @@ impl Bed {
         http.submit(&mut vec![HttpRequest::Get(HttpGet {
             tag: JobTag::new(purpose!("test"), Entity::PLACEHOLDER),
             url: url.into(),
+            local_paths: LocalPaths::All,
             family: None,
             timeout: Duration::from_secs(20),
             max_body_bytes: 4000,
