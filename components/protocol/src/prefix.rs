@@ -3,13 +3,14 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 /// Returns the address range that a single host can be expected to own: an IPv4 address, or the first 64 bits of a
-/// public IPv6 address.
+/// public IPv6 address. An IPv6 address that leads to an IPv4 address counts as that one: all hosts behind a NAT64
+/// gateway share their /64.
 ///
 /// A provider gives every customer at least a /64, so 2^64 addresses of it count as one. Hosts of a local network share
 /// their /64, so local addresses count individually.
 #[must_use]
 pub fn site(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
+    match unwrapped(ip) {
         IpAddr::V6(v6) if !is_local(ip) => masked(v6, 64),
         other => other,
     }
@@ -22,7 +23,7 @@ pub fn site(ip: IpAddr) -> IpAddr {
 /// of a local network are not one party.
 #[must_use]
 pub fn subnet(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
+    match unwrapped(ip) {
         local if is_local(local) => local,
         IpAddr::V4(v4) => {
             let [a, b, c, _] = v4.octets();
@@ -91,7 +92,10 @@ mod tests {
         assert_eq!(site(ip("2a01:1:2:3:4::5")), site(ip("2a01:1:2:3:ffff:1:2:3")));
         assert_ne!(site(ip("2a01:1:2:3::5")), site(ip("2a01:1:2:4::5")));
         assert_ne!(site(ip("9.9.9.1")), site(ip("9.9.9.2")));
-        assert_eq!(site(ip("::ffff:9.9.9.1")), ip("9.9.9.1"), "IPv4 in IPv6");
+        for through in ["::ffff:9.9.9.1", "64:ff9b::9.9.9.1", "2002:909:901:7::1"] {
+            assert_eq!(site(ip(through)), ip("9.9.9.1"), "{through}");
+            assert_eq!(subnet(ip(through)), ip("9.9.9.0"), "{through}");
+        }
     }
 
     #[test]

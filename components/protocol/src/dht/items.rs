@@ -70,6 +70,15 @@ impl Item {
         })
     }
 
+    /// Whether a verified item belongs to `target` with this salt.
+    #[must_use]
+    pub fn is_at(&self, target: NodeId, salt: &[u8]) -> bool {
+        match &self.proof {
+            None => immutable_target(&self.value) == target,
+            Some(proof) => mutable_target(&proof.key, salt) == target,
+        }
+    }
+
     /// Signs a mutable item.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Limits on what strangers cost: queries per address, bytes per second, and the size of answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -99,17 +99,16 @@ impl Budget {
     }
 }
 
-/// Time between two sweeps of the counted hosts.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-
 /// A limit on the queries of each host, or of each /64 of IPv6 addresses.
 #[derive(Debug, Clone)]
 pub struct AddressLimit {
     per_second: u32,
     burst: u32,
     max_hosts: usize,
-    hosts: BTreeMap<IpAddr, Budget>,
-    swept: Timestamp,
+    /// The allowance of each host, and the time at which it is whole again.
+    hosts: BTreeMap<IpAddr, (Budget, Timestamp)>,
+    /// The hosts by that time: the first one has most left.
+    by_whole: BTreeSet<(Timestamp, IpAddr)>,
 }
 
 impl AddressLimit {
@@ -121,14 +120,15 @@ impl AddressLimit {
             burst,
             max_hosts,
             hosts: BTreeMap::new(),
-            swept: Timestamp::ZERO,
+            by_whole: BTreeSet::new(),
         }
     }
 
     /// Counts a query of `ip`. Returns whether it is within the limit.
     ///
-    /// Hosts that have regained their whole allowance are forgotten. When the table is full of others, which takes a
-    /// flood from as many addresses, further hosts are not served until some are forgotten.
+    /// Hosts that have regained their whole allowance are forgotten. In a table full of others, which takes a flood
+    /// from as many addresses, a new host takes the place of the one with the greatest rest of its allowance: no host
+    /// is refused because of the others, and hosts that have used up their allowance are remembered longest.
     pub fn allow(&mut self, ip: IpAddr, now: Timestamp) -> bool {
         self.allow_many(ip, 1, now)
     }
@@ -136,31 +136,39 @@ impl AddressLimit {
     /// Counts several queries like [`AddressLimit::allow`]: all of them or none.
     pub fn allow_many(&mut self, ip: IpAddr, count: usize, now: Timestamp) -> bool {
         let host = site(ip);
-        if let Some(budget) = self.hosts.get_mut(&host) {
-            return budget.take(count, now);
-        }
-        if !self.make_room(now) {
+        let known = self.hosts.get(&host).copied();
+        let mut budget = match known {
+            Some((budget, _)) => budget,
+            None => Budget::new(self.per_second, self.burst, now),
+        };
+        if !budget.take(count, now) {
             return false;
         }
-        let mut budget = Budget::new(self.per_second, self.burst, now);
-        let is_allowed = budget.take(count, now);
-        self.hosts.insert(host, budget);
-        is_allowed
+        match known {
+            Some((_, whole_at)) => drop(self.by_whole.remove(&(whole_at, host))),
+            None => self.make_room(now),
+        }
+        let whole_at = budget.ready_at(self.burst as usize, now);
+        self.by_whole.insert((whole_at, host));
+        self.hosts.insert(host, (budget, whole_at));
+        true
     }
 
     /// The time at which `count` queries of `ip` will be within the limit.
-    pub fn ready_at(&mut self, ip: IpAddr, count: usize, now: Timestamp) -> Timestamp {
-        if let Some(budget) = self.hosts.get(&site(ip)) {
-            return budget.ready_at(count, now);
-        }
-        if self.make_room(now) { now } else { now + SWEEP_INTERVAL }
+    #[must_use]
+    pub fn ready_at(&self, ip: IpAddr, count: usize, now: Timestamp) -> Timestamp {
+        let known = self.hosts.get(&site(ip));
+        known.map_or(now, |(budget, _)| budget.ready_at(count, now))
     }
 
-    fn make_room(&mut self, now: Timestamp) -> bool {
-        if self.hosts.len() >= self.max_hosts {
-            self.sweep(now);
+    /// Forgets the hosts whose allowance is whole, and one more if the table is full.
+    fn make_room(&mut self, now: Timestamp) {
+        while let Some(&(whole_at, host)) = self.by_whole.first()
+            && (whole_at <= now || self.hosts.len() >= self.max_hosts)
+        {
+            self.by_whole.pop_first();
+            self.hosts.remove(&host);
         }
-        self.hosts.len() < self.max_hosts
     }
 
     /// The number of remembered hosts.
@@ -173,15 +181,6 @@ impl AddressLimit {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.hosts.is_empty()
-    }
-
-    /// Forgets the hosts whose allowance is whole, at most once a second: the sweep visits all.
-    fn sweep(&mut self, now: Timestamp) {
-        if now.since(self.swept) >= SWEEP_INTERVAL {
-            self.swept = now;
-            let burst = self.burst as usize;
-            self.hosts.retain(|_, budget| !budget.has(burst, now));
-        }
     }
 }
 
@@ -225,17 +224,31 @@ mod tests {
         assert_eq!(flood.count(), 10);
     }
 
-    /// Forged addresses do not make the table grow.
+    /// Forged addresses do not make the table grow, do not keep out other hosts, and do not free a host from its limit.
     #[test]
-    fn the_table_of_hosts_is_bounded() {
-        let mut limit = AddressLimit::new(1, 1, 100);
-        let flood = (0..50_000u32).filter(|n| limit.allow(IpAddr::from(n.to_be_bytes()), at(0)));
-        assert_eq!(flood.count(), 100);
-        assert_eq!(limit.len(), 100);
+    fn forged_addresses_use_up_no_places() {
+        let mut limit = AddressLimit::new(5, 50, 4096);
+        let [flooder, honest, newcomer] = [[9, 9, 9, 9], [9, 9, 9, 8], [9, 9, 9, 7]].map(IpAddr::from);
+        assert!(limit.allow_many(flooder, 50, at(0)));
+        let mut allowed = [0; 3];
+        // 20 000 addresses a second, for five seconds.
+        for n in 0..100_000u32 {
+            let now = at(u64::from(n / 20));
+            assert!(limit.allow(IpAddr::from((0x1500_0000 + n).to_be_bytes()), now), "{n}");
+            assert!(limit.len() <= 4096 && limit.by_whole.len() == limit.hosts.len());
+            allowed[0] += usize::from(limit.allow(flooder, now));
+            if n % 10_000 == 0 {
+                allowed[1] += (0..20).filter(|_| limit.allow(honest, now)).count();
+                let fresh = IpAddr::from([9, 9, 8, (n / 10_000) as u8]);
+                allowed[2] += usize::from(limit.ready_at(fresh, 1, now) == now && limit.allow(fresh, now));
+            }
+        }
+        // The flooder gets its rate, the honest host its allowance and its rate, and new hosts are served.
+        assert_eq!((allowed[0], allowed[2]), (24, 10), "{allowed:?}");
+        assert!((70..=73).contains(&allowed[1]), "{allowed:?}");
+        assert!(limit.allow(newcomer, at(60_000)));
+        assert_eq!(limit.len(), 1, "all others are forgotten");
         assert!(!limit.is_empty());
-        assert_eq!(limit.ready_at("9.9.9.9".parse().unwrap(), 1, at(0)), at(1000));
-        assert!(limit.allow("9.9.9.9".parse().unwrap(), at(2000)));
-        assert_eq!(limit.len(), 1);
     }
 
     #[test]

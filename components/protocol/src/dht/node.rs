@@ -443,7 +443,7 @@ impl Node {
 
     /// The time at which `count` more queries may go to a host. Nodes at this machine's loopback addresses are those of
     /// one user, and have no limit.
-    fn host_ready_at(&mut self, to: SocketAddr, count: usize, now: Timestamp) -> Timestamp {
+    fn host_ready_at(&self, to: SocketAddr, count: usize, now: Timestamp) -> Timestamp {
         match to.ip().is_loopback() {
             true => now,
             false => self.queried_hosts.ready_at(to.ip(), count, now),

@@ -1,6 +1,7 @@
 //! Datagrams: their kinds, and the rings in which they wait for the world.
 
 use std::collections::VecDeque;
+use std::iter;
 use std::net::SocketAddr;
 
 use bevy_ecs::prelude::*;
@@ -93,12 +94,20 @@ pub struct Datagram {
     pub data: Bytes,
 }
 
-/// Datagrams on their way into the world, in one ring of fixed length for each kind. A full ring drops and counts new
-/// datagrams: UDP may lose them anyway, and memory stays bounded. Datagrams without an open inbox are dropped and
-/// counted too, without waking the engine.
+/// Whether a message of the DHT is an answer: its last pair, in the order of the keys, is the type `r` or `e` (BEP 5).
+/// An answer in another order passes for a query.
+fn is_dht_answer(data: &[u8]) -> bool {
+    data.ends_with(b"1:y1:re") || data.ends_with(b"1:y1:ee")
+}
+
+/// Datagrams on their way into the world, in one ring of fixed length for each kind, and one for answers of the DHT,
+/// so that a flood of queries does not crowd out the answers to ours. A full ring drops and counts new datagrams: UDP
+/// may lose them anyway, and memory stays bounded. Datagrams without an open inbox are dropped and counted too,
+/// without waking the engine.
 #[derive(Debug)]
 pub(crate) struct DatagramRings {
     rings: [Ring; DatagramKind::ALL.len()],
+    dht_answers: Ring,
     /// Number of datagrams that belong to no protocol known here.
     unknown_count: u64,
     most: usize,
@@ -112,12 +121,39 @@ struct Ring {
     dropped_count: u64,
 }
 
+impl Ring {
+    /// Appends a datagram if there is room and the ring is open. Returns whether it was appended.
+    fn push(
+        &mut self,
+        most: usize,
+        from: SocketAddr,
+        to: SocketAddr,
+        arrived: Timestamp,
+        copy: impl FnOnce() -> Bytes,
+    ) -> bool {
+        let has_room = self.is_open && self.waiting.len() < most;
+        if has_room {
+            let data = copy();
+            self.waiting.push_back(Datagram {
+                from,
+                to,
+                arrived,
+                data,
+            });
+        } else {
+            self.dropped_count += 1;
+        }
+        has_room
+    }
+}
+
 impl DatagramRings {
     /// Creates closed rings of at most `most` datagrams each, of which a tick takes at most `most_per_tick`.
     #[must_use]
     pub(crate) fn new(most: usize, most_per_tick: usize) -> Self {
         Self {
             rings: Default::default(),
+            dht_answers: Ring::default(),
             unknown_count: 0,
             most,
             most_per_tick,
@@ -126,9 +162,15 @@ impl DatagramRings {
 
     /// Opens the ring whose datagrams go into the inbox `purpose`, if there is one.
     pub(crate) fn open(&mut self, purpose: Purpose) {
-        for (ring, kind) in self.rings.iter_mut().zip(DatagramKind::ALL) {
+        for (kind, ring) in self.all() {
             ring.is_open |= kind.purpose() == purpose;
         }
+    }
+
+    /// Returns all rings in the order in which they are delivered, with the kind of their datagrams.
+    fn all(&mut self) -> impl Iterator<Item = (DatagramKind, &mut Ring)> {
+        let answers = (DatagramKind::Dht, &mut self.dht_answers);
+        iter::once(answers).chain(DatagramKind::ALL.into_iter().zip(&mut self.rings))
     }
 
     /// Appends a datagram if there is room and the inbox of its kind is open. Returns whether it was appended.
@@ -141,6 +183,7 @@ impl DatagramRings {
         copy: impl FnOnce() -> Bytes,
     ) -> bool {
         match DatagramKind::of(data) {
+            Some(DatagramKind::Dht) if is_dht_answer(data) => self.dht_answers.push(self.most, from, to, arrived, copy),
             Some(kind) => self.push_as(kind, from, to, arrived, copy),
             None => {
                 self.unknown_count += 1;
@@ -159,28 +202,15 @@ impl DatagramRings {
         arrived: Timestamp,
         copy: impl FnOnce() -> Bytes,
     ) -> bool {
-        let ring = &mut self.rings[kind as usize];
-        let has_room = ring.is_open && ring.waiting.len() < self.most;
-        if has_room {
-            let data = copy();
-            ring.waiting.push_back(Datagram {
-                from,
-                to,
-                arrived,
-                data,
-            });
-        } else {
-            ring.dropped_count += 1;
-        }
-        has_room
+        self.rings[kind as usize].push(self.most, from, to, arrived, copy)
     }
 
     /// Moves the datagrams of one tick into `events`, and reports how many were dropped. Returns whether more are
     /// waiting.
     pub(crate) fn take(&mut self, events: &mut Vec<NetEvent>) -> bool {
-        let mut has_more = false;
-        for (ring, kind) in self.rings.iter_mut().zip(DatagramKind::ALL) {
-            let count = ring.waiting.len().min(self.most_per_tick);
+        let (mut has_more, most_per_tick) = (false, self.most_per_tick);
+        for (kind, ring) in self.all() {
+            let count = ring.waiting.len().min(most_per_tick);
             let datagrams = ring.waiting.drain(..count);
             events.extend(datagrams.map(|datagram| NetEvent::Datagram { kind, datagram }));
             has_more |= !ring.waiting.is_empty();
@@ -279,5 +309,36 @@ mod tests {
         }
         assert_eq!(taken, [[2, 0, 2], [1, 0, 1], [0, 0, 0]]);
         assert_eq!((counts.dropped, counts.unknown), ([7, 10, 7, 0], 10));
+    }
+    /// A flood of queries to the DHT node leaves the answers to ours their ring and their share of each tick.
+    #[test]
+    fn queries_of_the_dht_do_not_crowd_out_answers() {
+        const REPLY: &[u8] = b"d1:rd2:id20:abcdefghij0123456789e1:t2:aa1:y1:re";
+        const ERROR: &[u8] = b"d1:eli201e5:otherre1:t2:aa1:y1:ee";
+        let mut rings = DatagramRings::new(3, 2);
+        rings.open(DHT_DATAGRAMS);
+        let mut received = Vec::new();
+        for _ in 0..4 {
+            assert_eq!(
+                (0..100).filter(|_| push(&mut rings, DHT)).count(),
+                if received.is_empty() { 3 } else { 2 }
+            );
+            assert!(push(&mut rings, REPLY) && push(&mut rings, ERROR));
+            let mut events = Vec::new();
+            assert!(rings.take(&mut events), "a query waits");
+            received.extend(events.into_iter().filter_map(|event| match event {
+                NetEvent::Datagram {
+                    kind: DatagramKind::Dht,
+                    datagram,
+                } => Some(datagram.data),
+                _ => None,
+            }));
+        }
+        assert_eq!(received, [REPLY, ERROR, DHT, DHT].repeat(4), "answers come first");
+        assert_eq!(
+            (0..100).filter(|_| push(&mut rings, REPLY)).count(),
+            3,
+            "a ring has a bound"
+        );
     }
 }

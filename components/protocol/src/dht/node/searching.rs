@@ -329,7 +329,10 @@ impl Node {
         });
         // We may be one of the nodes that store the item.
         let own = match goal {
-            Goal::Get { .. } | Goal::Put { .. } => self.items.get(target).cloned(),
+            Goal::Get { ref salt } | Goal::Put { ref salt, .. } => {
+                let stored = self.items.get(target);
+                stored.filter(|item| item.is_at(target, salt)).cloned()
+            }
             Goal::Nodes | Goal::Peers { .. } => None,
         };
         let search = Search {

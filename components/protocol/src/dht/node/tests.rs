@@ -418,6 +418,33 @@ fn items_are_stored_and_returned() {
     assert_eq!(node.stats(at(0)).stored_items, 1);
 }
 
+/// A search finds an item that is stored here, unless it is for another salt.
+#[test]
+fn our_own_items_are_found_under_their_salt() {
+    let mut node = node();
+    let item = Item::sign(&[7; 32], b"salt", 3, b"5:value").unwrap();
+    let target = mutable_target(&public_key(&[7; 32]), b"salt");
+    let put = PutItem {
+        value: &item.value,
+        signed: item.proof.as_ref().map(|proof| proof.as_signed()),
+        salt: b"salt",
+        cas: None,
+    };
+    let from = address("9.1.1.1:5000");
+    let own_id = node.id(Family::V4);
+    node.items.put(&put, from.ip(), own_id, at(0)).unwrap();
+    for (salt, expected) in [(&b"salt"[..], Some(&item)), (b"", None), (b"salt2", None)] {
+        let salt = salt.to_vec();
+        node.search(target, Goal::Get { salt }, None, at(0)).unwrap();
+        node.advance(at(0));
+        let found = std::iter::from_fn(|| node.next_event()).find_map(|event| match event {
+            Event::Finished { found, .. } => Some(found),
+            _ => None,
+        });
+        assert_eq!(found.unwrap().item.as_ref(), expected);
+    }
+}
+
 /// A host that asks too often is ignored for a while, and others are not affected.
 #[test]
 fn floods_are_cut_off() {
