@@ -34,13 +34,13 @@ pub fn listen(settings: &AutomationSettings) -> Option<(NoticePlugin, Notices)> 
 }
 
 /// A queue of notices for the hooks or for a webhook.
-struct Outlet {
+struct NoticeQueue {
     name: String,
     events: Vec<Occasion>,
     sender: Sender<Notice>,
 }
 
-impl Outlet {
+impl NoticeQueue {
     fn send(&self, notice: &Notice) {
         if self.events.contains(&notice.event) && self.sender.try_send(notice.clone()).is_err() {
             tracing::warn!("an event was not passed to {}: too many are waiting", self.name);
@@ -64,10 +64,10 @@ impl Automation {
         }
         let mut listeners = JoinSet::new();
         if let Some(mut notices) = notices {
-            let outlets = outlets(settings, &mut listeners)?;
+            let queues = queues(settings, &mut listeners)?;
             listeners.spawn(async move {
                 while let Some(notice) = notices.0.recv().await {
-                    outlets.iter().for_each(|outlet| outlet.send(&notice));
+                    queues.iter().for_each(|queue| queue.send(&notice));
                 }
             });
         }
@@ -89,29 +89,29 @@ impl Automation {
 }
 
 /// Starts the tasks of hooks and webhooks, and returns their queues.
-fn outlets(settings: &AutomationSettings, tasks: &mut JoinSet<()>) -> Result<Vec<Outlet>, reqwest::Error> {
-    let mut outlets = Vec::new();
+fn queues(settings: &AutomationSettings, tasks: &mut JoinSet<()>) -> Result<Vec<NoticeQueue>, reqwest::Error> {
+    let mut queues = Vec::new();
     if !settings.hooks.is_empty() {
         let (sender, receiver) = channel(settings.max_waiting_events);
         tasks.spawn(hooks::run(receiver, settings.clone()));
-        outlets.push(Outlet {
+        queues.push(NoticeQueue {
             name: "the hooks".to_owned(),
             events: settings.hooks.iter().flat_map(|hook| hook.on.clone()).collect(),
             sender,
         });
     }
     if settings.webhooks.is_empty() {
-        return Ok(outlets);
+        return Ok(queues);
     }
     let client = webhooks::client(seconds(settings.webhook_timeout_s))?;
     for webhook in &settings.webhooks {
         let (sender, receiver) = channel(settings.max_waiting_events);
         tasks.spawn(webhooks::run(receiver, webhook.clone(), client.clone()));
-        outlets.push(Outlet {
+        queues.push(NoticeQueue {
             name: format!("the webhook {}", webhooks::shown(&webhook.url)),
             events: webhook.on.clone(),
             sender,
         });
     }
-    Ok(outlets)
+    Ok(queues)
 }

@@ -242,9 +242,9 @@ impl EventsPlugin {
 }
 
 #[derive(Resource)]
-struct Outlet(broadcast::Sender<Event>);
+struct EventSender(broadcast::Sender<Event>);
 
-impl Outlet {
+impl EventSender {
     fn publish(&self, event: Event) {
         // There may be no subscriber.
         let _ = self.0.send(event);
@@ -256,14 +256,14 @@ impl Plugin for EventsPlugin {
         // The features that register and write some of these messages are optional.
         let dht = publish_dht_events.run_if(resource_exists::<Messages<DhtReady>>);
         let links = publish_link_events.run_if(resource_exists::<Messages<LinkUpdated>>);
-        app.insert_resource(Outlet(self.0.clone()))
+        app.insert_resource(EventSender(self.0.clone()))
             .add_systems(Tick, (publish_events, dht, links).chain().after(TickSet::Reap));
     }
 }
 
 /// Publishes events of the DHT.
 fn publish_dht_events(
-    outlet: Res<Outlet>,
+    events: Res<EventSender>,
     torrents: Query<&Torrent>,
     mut ready: MessageReader<DhtReady>,
     mut address: MessageReader<DhtAddressKnown>,
@@ -281,13 +281,13 @@ fn publish_dht_events(
     ready
         .chain(address)
         .chain(announced)
-        .for_each(|event| outlet.publish(event));
+        .for_each(|event| events.publish(event));
 }
 
 /// Publishes new torrents of links that are followed.
-fn publish_link_events(outlet: Res<Outlet>, mut updated: MessageReader<LinkUpdated>) {
+fn publish_link_events(events: Res<EventSender>, mut updated: MessageReader<LinkUpdated>) {
     for message in updated.read() {
-        outlet.publish(Event::LinkUpdated {
+        events.publish(Event::LinkUpdated {
             link: message.link.clone(),
             torrent: TorrentId(message.torrent),
             previous: message.previous.map(TorrentId),
@@ -297,7 +297,7 @@ fn publish_link_events(outlet: Res<Outlet>, mut updated: MessageReader<LinkUpdat
 }
 
 fn publish_events(
-    outlet: Res<Outlet>,
+    events: Res<EventSender>,
     torrents: Query<&Torrent>,
     states: Query<&Lifecycle>,
     trackers: Query<&Tracker>,
@@ -379,6 +379,6 @@ fn publish_events(
         .chain(paused)
         .chain(stopped);
     for event in all {
-        outlet.publish(event);
+        events.publish(event);
     }
 }

@@ -92,8 +92,8 @@ impl EngineBuilder {
     /// # Errors
     /// If a setting is out of range, a listen address cannot be bound, or a thread cannot be started.
     pub fn start(mut self) -> Result<Engine, StartError> {
-        let outlet = EventsPlugin::default();
-        let events = outlet.events();
+        let events_plugin = EventsPlugin::default();
+        let events = events_plugin.events();
         // Absolute paths stay valid when the current folder changes.
         let folders = [
             Some(&mut self.settings.storage.download_dir),
@@ -107,7 +107,7 @@ impl EngineBuilder {
         let plugins = self.plugins;
         let runner = Runner::start_with(self.settings, self.carriers.into(), move |app| {
             plugins.iter().for_each(|add| add(app));
-            app.add_plugins(outlet.clone());
+            app.add_plugins(events_plugin.clone());
         })?;
         Ok(Engine { runner, events })
     }

@@ -56,7 +56,7 @@ pub(super) fn notices(max: usize) -> (NoticePlugin, Notices) {
 }
 
 #[derive(Resource)]
-struct Outlet {
+struct NoticeSender {
     sender: Sender<Notice>,
     /// Notices about torrents that are being removed, for the end of the removal.
     removals: BTreeMap<InfoHash, Notice>,
@@ -64,11 +64,11 @@ struct Outlet {
 
 impl Plugin for NoticePlugin {
     fn build(&self, app: &mut App) {
-        let outlet = Outlet {
+        let notice_sender = NoticeSender {
             sender: self.0.clone(),
             removals: BTreeMap::new(),
         };
-        app.insert_resource(outlet)
+        app.insert_resource(notice_sender)
             .add_systems(Tick, send_notices.after(TickSet::Reap));
     }
 }
@@ -99,14 +99,14 @@ impl NoticedItem<'_, '_> {
 }
 
 fn send_notices(
-    mut outlet: ResMut<Outlet>,
+    mut notice_sender: ResMut<NoticeSender>,
     torrents: Query<Noticed>,
     mut added: MessageReader<TorrentAdded>,
     mut completed: MessageReader<TorrentCompleted>,
     mut changed: MessageReader<LifecycleChanged>,
     mut stopped: MessageReader<TorrentStopped>,
 ) {
-    let Outlet { sender, removals } = &mut *outlet;
+    let NoticeSender { sender, removals } = &mut *notice_sender;
     for message in added.read().filter(|message| !message.is_resumed) {
         if let Ok(torrent) = torrents.get(message.torrent) {
             send(sender, torrent.notice(Occasion::Added));

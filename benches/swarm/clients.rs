@@ -1,8 +1,8 @@
 //! The measured clients and how to run them.
 
 mod aria2;
-pub mod floor;
 mod libtorrent;
+pub mod lower_bound;
 mod ours;
 mod rqbit;
 mod transmission;
@@ -69,7 +69,7 @@ pub trait Client {
 pub fn found(options: &Options) -> Vec<Box<dyn Client>> {
     let all: [Option<Box<dyn Client>>; 6] = [
         Some(Box::new(ours::Ours)),
-        Some(Box::new(floor::Floor)),
+        Some(Box::new(lower_bound::LowerBound)),
         libtorrent::Libtorrent::find().map(|client| Box::new(client) as _),
         rqbit::Rqbit::find().map(|client| Box::new(client) as _),
         aria2::Aria2::find().map(|client| Box::new(client) as _),

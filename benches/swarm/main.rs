@@ -8,7 +8,7 @@
 //!
 //! Everything runs in its own network namespace, with the data in memory (`/dev/shm`). The clients of a row take turns,
 //! so that a noisy minute affects all of them. The report shows medians, and prefers CPU seconds to elapsed times.
-//! Measured clients transfer to or from the [`floor`] program, whose own cost is low.
+//! Measured clients transfer to or from the [`lower_bound`] program, whose own cost is low.
 
 #![allow(
     unreachable_pub,
@@ -22,8 +22,8 @@
 mod clients;
 mod content;
 mod engine;
-mod floor;
 mod lab;
+mod lower_bound;
 mod many_peers;
 #[path = "../../tests/support/namespace.rs"]
 mod namespace;
@@ -44,7 +44,7 @@ use self::options::{Mode, Options};
 fn main() -> ExitCode {
     let options = Options::parse();
     match options.mode {
-        Some(Mode::Floor(command)) => floor::run(command),
+        Some(Mode::LowerBound(command)) => lower_bound::run(command),
         Some(Mode::Engine(command)) => engine::run(command),
         None => match namespace::enter("ECS_TORRENT_BENCH_NAMESPACE", &lab::addresses()) {
             namespace::Namespace::Inside => measure(&options),

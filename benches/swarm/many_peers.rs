@@ -111,14 +111,14 @@ async fn connect_and_request(many_peers: &ManyPeers, address: SocketAddr, number
         frame.resize(len, 0);
         stream.read_exact(&mut frame).await?;
         match frame.first() {
-            Some(&super::floor::UNCHOKE) => {
+            Some(&super::lower_bound::UNCHOKE) => {
                 many_peers.unchoked.fetch_add(1, Ordering::Relaxed);
                 let woken = many_peers.wake.notified();
                 if !many_peers.is_busy.load(Ordering::Relaxed) {
                     woken.await;
                 }
             }
-            Some(&super::floor::PIECE) => drop(many_peers.blocks.fetch_add(1, Ordering::Relaxed)),
+            Some(&super::lower_bound::PIECE) => drop(many_peers.blocks.fetch_add(1, Ordering::Relaxed)),
             _ => continue,
         }
         out.clear();

@@ -71,14 +71,14 @@ fn row_name(name: &str) -> Result<String, String> {
 pub enum Mode {
     /// Minimal client.
     #[command(subcommand, hide = true)]
-    Floor(Floor),
+    LowerBound(LowerBound),
     /// ecs-torrent as a library.
     #[command(subcommand, hide = true)]
     Engine(Engine),
 }
 
 #[derive(Debug, Subcommand)]
-pub enum Floor {
+pub enum LowerBound {
     /// Sends requested blocks until it is killed.
     Seed {
         torrent: PathBuf,

@@ -20,7 +20,7 @@ const LONGEST: f64 = 6.0;
 fn color(client: &str) -> &'static str {
     match client {
         OURS => "#d1495b",
-        "floor" => "#b8b8b8",
+        "lower-bound" => "#b8b8b8",
         "libtorrent" => "#30638e",
         "rqbit" => "#edae49",
         "aria2" => "#3d9970",

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::clients::{Client, Job, Saved, floor, itself};
+use crate::clients::{Client, Job, Saved, itself, lower_bound};
 use crate::content::Content;
 use crate::lab::{Lab, MEASURED, PORT, counterpart};
 use crate::options::Options;
@@ -114,7 +114,7 @@ fn leech(
         };
         let running: Result<Vec<_>, _> = addresses
             .iter()
-            .map(|address| Running::start(floor::seed(content, *address)))
+            .map(|address| Running::start(lower_bound::seed(content, *address)))
             .collect();
         let _seeders = running?;
         let usage = Running::start(program)?.finish()?;
@@ -138,7 +138,7 @@ fn seed(
         let before = seeder.usage()?;
         let address = SocketAddr::new(MEASURED, PORT);
         let running: Result<Vec<_>, _> = (0..leechers)
-            .map(|_| Running::start(floor::leech(content, address)))
+            .map(|_| Running::start(lower_bound::leech(content, address)))
             .collect();
         running?
             .into_iter()

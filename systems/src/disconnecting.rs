@@ -30,7 +30,7 @@ pub struct DisconnectingPlugin;
 impl Plugin for DisconnectingPlugin {
     fn build(&self, app: &mut App) {
         app.init_resource::<ClosingStreams>()
-            .add_stop_participant::<Disconnecting>(StopPhase::DisconnectPeers, None)
+            .add_stop_participant::<PeerConnections>(StopPhase::DisconnectPeers, None)
             .add_systems(
                 Tick,
                 (
@@ -46,7 +46,7 @@ impl Plugin for DisconnectingPlugin {
 const CLOSING: Purpose = purpose!("close streams");
 
 /// The stop participant that disconnects peers.
-pub(crate) struct Disconnecting;
+pub(crate) struct PeerConnections;
 
 /// Connections of stopping torrents whose orderly close has not ended, by torrent.
 #[derive(Resource, Debug, Default)]
@@ -88,7 +88,7 @@ fn close_failed(
 
 /// Disconnects the peers of stopping torrents, and waits until every connection has ended.
 fn disconnect_stopped(
-    mut duty: StopDuty<Disconnecting>,
+    mut duty: StopDuty<PeerConnections>,
     mut disconnecting: Local<Vec<Entity>>,
     mut net: ResMut<NetPort>,
     mut closing: ResMut<ClosingStreams>,

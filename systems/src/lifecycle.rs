@@ -54,7 +54,7 @@ impl Plugin for LifecyclePlugin {
         add_messages(app);
         add_commands(app);
         init_resources(app);
-        app.add_stop_participant::<releasing::Releasing>(StopPhase::Release, None)
+        app.add_stop_participant::<releasing::OpenFiles>(StopPhase::Release, None)
             .add_systems(
                 Tick,
                 (

@@ -52,7 +52,7 @@ impl Plugin for PickingPlugin {
             .init_resource::<PieceMemory>()
             .init_resource::<Supply>()
             .init_resource::<DroppedRequests>()
-            .add_stop_participant::<flight::Halting>(StopPhase::HaltDownloads, None)
+            .add_stop_participant::<flight::PiecesInFlight>(StopPhase::HaltDownloads, None)
             .init_resource::<Deadlines<LateCheck>>()
             .init_resource::<Deadlines<Resume>>()
             .add_systems(

@@ -40,8 +40,8 @@ impl Plugin for SessionsPlugin {
         app.add_message::<SaveTorrent>()
             .add_message::<SessionWritten>()
             .init_resource::<Deadlines<saving::SaveCheck>>()
-            .add_stop_participant::<ending::Spilling>(StopPhase::HaltDownloads, None)
-            .add_stop_participant::<WritingLast>(StopPhase::WriteSession, None)
+            .add_stop_participant::<ending::UnfinishedBlocks>(StopPhase::HaltDownloads, None)
+            .add_stop_participant::<LastSession>(StopPhase::WriteSession, None)
             .init_resource::<Jobs<spilling::Spill>>()
             .init_resource::<Jobs<restoring::Restore>>()
             .init_resource::<restoring::Restores>()
@@ -147,7 +147,7 @@ impl SavedPartsItem<'_, '_> {
 }
 
 /// The stop participant that writes or deletes the session.
-struct WritingLast;
+struct LastSession;
 
 /// Requests a save of a torrent soon, whether the usual interval has passed or not.
 #[derive(Message, Debug, Clone)]

@@ -74,7 +74,8 @@ pub struct StopTurn {
 
 /// Registers stop participants.
 pub trait AddStopParticipant {
-    /// Registers `P` for a phase. `limit` shortens the time that the settings give to the phase.
+    /// Registers `P` for a phase. `limit` shortens the time that the settings give to the phase. The name of `P` is a
+    /// noun for what the participant deals with: the warning about a late `OpenFiles` names "open files".
     fn add_stop_participant<P: Send + Sync + 'static>(
         &mut self,
         phase: StopPhase,
@@ -95,13 +96,27 @@ impl AddStopParticipant for App {
             participant: PhantomData::<fn() -> P>,
         };
         participants.all.push(Participant {
-            name: std::any::type_name::<P>(),
+            name: participant_name(std::any::type_name::<P>()),
             phase,
             limit,
             begun: Vec::new(),
         });
         self.insert_resource(place)
     }
+}
+
+/// Returns the words of the name of a type, without its path and parameters: "open files" for `releasing::OpenFiles`.
+fn participant_name(type_name: &str) -> String {
+    let path = type_name.split('<').next().unwrap_or_default();
+    let name = path.rsplit("::").next().unwrap_or_default();
+    let mut words = String::new();
+    for letter in name.chars() {
+        if letter.is_uppercase() && !words.is_empty() {
+            words.push(' ');
+        }
+        words.extend(letter.to_lowercase());
+    }
+    words
 }
 
 /// The index of a participant among all.
@@ -113,7 +128,8 @@ pub(crate) struct Place<P: Send + Sync + 'static> {
 
 #[derive(Debug)]
 struct Participant {
-    name: &'static str,
+    /// The name in log lines.
+    name: String,
     phase: StopPhase,
     limit: Option<Duration>,
     /// Torrents that the participant has not taken yet.
@@ -176,7 +192,7 @@ impl StopParticipants {
         };
         let late = running.waiting.extract_if(.., |(_, deadline)| *deadline <= now);
         for (index, _) in late {
-            let participant = self.all[index].name;
+            let participant = &self.all[index].name;
             tracing::warn!(torrent = %label, participant, "stopping: continues without a participant that took too long");
             running.error.get_or_insert_with(|| "it took too long".into());
         }
@@ -318,6 +334,15 @@ mod tests {
             turns.len()
         };
         world.run_system_once(system).unwrap()
+    }
+
+    #[test]
+    fn the_name_of_a_participant_consists_of_the_words_of_its_type() {
+        assert_eq!(
+            participant_name("ecs_torrent_systems::releasing::OpenFiles"),
+            "open files"
+        );
+        assert_eq!(participant_name("plugin::Diaries<alloc::string::String>"), "diaries");
     }
 
     #[test]

@@ -56,7 +56,7 @@ impl Plugin for TrackersPlugin {
         app.open_inbox::<NetRequest, NetEvent>(TRACKER_DATAGRAMS)
             .add_message::<TrackerAnswered>()
             .add_message::<TrackerFailed>()
-            .add_stop_participant::<policy::AnnounceStopped>(StopPhase::AnnounceStopped, None)
+            .add_stop_participant::<policy::TrackerAnnounces>(StopPhase::AnnounceStopped, None)
             .init_resource::<OutgoingRequests>()
             .init_resource::<Answers>()
             .init_resource::<policy::Turns>()

@@ -43,17 +43,17 @@ pub enum Seen {
 struct Recorder(Sender<Seen>);
 
 #[derive(Resource)]
-struct Outlet(std::sync::Mutex<Sender<Seen>>);
+struct Recording(std::sync::Mutex<Sender<Seen>>);
 
 impl Plugin for Recorder {
     fn build(&self, app: &mut App) {
-        app.insert_resource(Outlet(std::sync::Mutex::new(self.0.clone())));
+        app.insert_resource(Recording(std::sync::Mutex::new(self.0.clone())));
         app.add_systems(Tick, record.after(ReapSet::Publish).before(ReapSet::Despawn));
     }
 }
 
 fn record(
-    outlet: Res<Outlet>,
+    recording: Res<Recording>,
     peers: Query<&Peer>,
     mut started: MessageReader<TorrentStarted>,
     mut completed: MessageReader<TorrentCompleted>,
@@ -88,9 +88,9 @@ fn record(
             .read()
             .map(|message| Seen::TrackerFailed(message.reason.clone())),
     );
-    let outlet = outlet.0.lock().unwrap();
+    let recording = recording.0.lock().unwrap();
     for event in seen {
-        let _ = outlet.send(event);
+        let _ = recording.send(event);
     }
 }
 

@@ -31,22 +31,22 @@ fn tracker() -> (String, Receiver<String>) {
     (announce(address), events)
 }
 
-/// A part in the stop, as another plugin may have one.
+/// A stop participant of another plugin.
 #[derive(Clone, Default)]
 struct Endings(Arc<Mutex<Vec<Ending>>>);
 
 #[derive(Resource)]
-struct RecordEndings(Endings);
+struct EndingRecords(Endings);
 
 impl Plugin for Endings {
     fn build(&self, app: &mut App) {
-        app.insert_resource(RecordEndings(self.clone()))
-            .add_stop_participant::<RecordEndings>(StopPhase::HaltDownloads, None)
+        app.insert_resource(EndingRecords(self.clone()))
+            .add_stop_participant::<EndingRecords>(StopPhase::HaltDownloads, None)
             .add_systems(Tick, record_endings.in_set(TickSet::Respond));
     }
 }
 
-fn record_endings(mut duty: StopDuty<RecordEndings>, records: Res<RecordEndings>) {
+fn record_endings(mut duty: StopDuty<EndingRecords>, records: Res<EndingRecords>) {
     for turn in duty.take() {
         records.0.0.lock().unwrap().push(turn.ending);
         duty.finish(turn.torrent);

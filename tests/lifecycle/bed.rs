@@ -76,22 +76,22 @@ type Seen = (InfoHash, Lifecycle);
 struct Recorder(Sender<Seen>);
 
 #[derive(Resource)]
-struct Outlet(Mutex<Sender<Seen>>);
+struct Recording(Mutex<Sender<Seen>>);
 
 impl Plugin for Recorder {
     fn build(&self, app: &mut App) {
-        app.insert_resource(Outlet(Mutex::new(self.0.clone())));
+        app.insert_resource(Recording(Mutex::new(self.0.clone())));
         app.add_systems(Tick, record.after(ReapSet::Publish).before(ReapSet::Despawn));
     }
 }
 
 fn record(
-    outlet: Res<Outlet>,
+    recording: Res<Recording>,
     lives: Query<(&ecs_torrent::components::torrent::Torrent, &Lifecycle), Changed<Lifecycle>>,
 ) {
-    let outlet = outlet.0.lock().unwrap();
+    let recording = recording.0.lock().unwrap();
     for (torrent, life) in &lives {
-        let _ = outlet.send((torrent.id(), life.clone()));
+        let _ = recording.send((torrent.id(), life.clone()));
     }
 }
 

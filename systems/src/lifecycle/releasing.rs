@@ -12,10 +12,10 @@ use crate::stop_participants::StopDuty;
 pub(super) const RELEASE: Purpose = purpose!("release files");
 
 /// The stop participant that closes a torrent's files.
-pub(super) struct Releasing;
+pub(super) struct OpenFiles;
 
 /// Closes the files of stopping torrents, and waits until every handle to them is closed.
-pub(super) fn release_files(mut duty: StopDuty<Releasing>, mut disk: ResMut<DiskPort>, torrents: Query<&Storage>) {
+pub(super) fn release_files(mut duty: StopDuty<OpenFiles>, mut disk: ResMut<DiskPort>, torrents: Query<&Storage>) {
     for turn in duty.take() {
         if let Ok(storage) = torrents.get(turn.torrent) {
             disk.push(DiskRequest::Close {

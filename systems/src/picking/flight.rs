@@ -197,11 +197,11 @@ pub(super) fn put_back_dropped(
 }
 
 /// The stop participant that lets pieces in flight finish.
-pub(crate) struct Halting;
+pub(crate) struct PiecesInFlight;
 
 /// Lets pieces of stopping torrents that are hashed or written finish, and drops the others.
 pub(super) fn halt_stopped(
-    mut duty: StopDuty<Halting>,
+    mut duty: StopDuty<PiecesInFlight>,
     mut halting: Local<Vec<Entity>>,
     mut flight: Flight,
     mut flights: Query<&mut ActivePieces>,

@@ -25,11 +25,11 @@ const DELETE: Purpose = purpose!("delete data");
 const ANSWER_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The stop participant that writes the blocks of unfinished pieces.
-pub(super) struct Spilling;
+pub(super) struct UnfinishedBlocks;
 
 /// Writes the blocks of a stopping torrent's unfinished pieces, before these pieces are dropped.
 pub(super) fn spill_stopped(
-    mut duty: StopDuty<Spilling>,
+    mut duty: StopDuty<UnfinishedBlocks>,
     mut spilling: Local<Vec<Entity>>,
     mut disk: ResMut<DiskPort>,
     mut spiller: Spiller,

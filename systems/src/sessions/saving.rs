@@ -40,7 +40,7 @@ use ecs_torrent_protocol::geometry::Geometry;
 use ecs_torrent_protocol::time::Timestamp;
 
 use super::spilling::{self, Spill, Spiller};
-use super::{Job, SaveTorrent, SessionState, SessionWritten, Summary, WritingLast};
+use super::{Job, LastSession, SaveTorrent, SessionState, SessionWritten, Summary};
 use crate::ownership::{FileRegistry, FolderKeys};
 use crate::stop_participants::StopDuty;
 use crate::storage::fault;
@@ -94,7 +94,7 @@ pub(super) struct SessionWriter<'w, 's> {
     settings: Res<'w, Settings>,
     pub(super) disk: ResMut<'w, DiskPort>,
     pub(super) port: ResMut<'w, StatePort>,
-    pub(super) duty: StopDuty<'w, WritingLast>,
+    pub(super) duty: StopDuty<'w, LastSession>,
     pub(super) registry: ResMut<'w, FileRegistry>,
     written: MessageWriter<'w, SessionWritten>,
     trackers: Query<'w, 's, &'static Tracker>,

@@ -60,7 +60,7 @@ impl Announcer {
 }
 
 /// The stop participant that announces `stopped`.
-pub(super) struct AnnounceStopped;
+pub(super) struct TrackerAnnounces;
 
 /// Trackers that substitute for each other, over one address family.
 #[derive(Debug)]
@@ -323,7 +323,7 @@ impl Advance<'_, '_> {
 
 /// Announces `stopped` to every tracker that got `started`, to all of them at once.
 pub(super) fn announce_stops(
-    mut duty: StopDuty<AnnounceStopped>,
+    mut duty: StopDuty<TrackerAnnounces>,
     mut params: AnnounceParams,
     mut torrents: Query<(&mut Announcer, Option<&TorrentTrackers>)>,
 ) {
@@ -547,7 +547,7 @@ pub(super) struct Consequences<'w> {
 pub(super) fn take_answers(
     mut answers: ResMut<Answers>,
     mut turns: ResMut<Turns>,
-    mut duty: StopDuty<AnnounceStopped>,
+    mut duty: StopDuty<TrackerAnnounces>,
     mut consequences: Consequences,
     mut torrents: Query<(&Torrent, &mut Announcer, &mut TrackerTiers, &Lifecycle)>,
     mut trackers: Query<(&mut Tracker, &TrackerOf)>,

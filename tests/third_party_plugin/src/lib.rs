@@ -106,7 +106,7 @@ fn stop_at_ratio(
 pub struct CloseDiaryPlugin;
 
 /// The stop participant that closes diaries.
-struct ClosingDiary;
+struct Diaries;
 
 /// Diaries that were closed: the number of pieces in each.
 #[derive(Resource, Debug, Default)]
@@ -115,13 +115,13 @@ pub struct ClosedDiaries(pub Vec<usize>);
 impl Plugin for CloseDiaryPlugin {
     fn build(&self, app: &mut App) {
         app.init_resource::<ClosedDiaries>()
-            .add_stop_participant::<ClosingDiary>(StopPhase::WriteSession, None)
+            .add_stop_participant::<Diaries>(StopPhase::WriteSession, None)
             .add_systems(Tick, close_diaries.in_set(TickSet::Respond));
     }
 }
 
 fn close_diaries(
-    mut duty: StopDuty<ClosingDiary>,
+    mut duty: StopDuty<Diaries>,
     mut waiting: Local<Vec<(Entity, u32)>>,
     mut closed: ResMut<ClosedDiaries>,
     diaries: Query<&Diary>,

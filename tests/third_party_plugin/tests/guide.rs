@@ -16,18 +16,18 @@ use crate::swarm::{PIECE_LENGTH, Swarm, engine, settings};
 fn nothing(_: &mut App) {}
 
 #[derive(Resource, Clone)]
-struct Outlet<T: Send + 'static>(Sender<T>);
+struct TestSender<T: Send + 'static>(Sender<T>);
 
 /// Returns a plugin that sends each reason for which a connection ends, and the receiving end.
 fn close_reasons() -> (impl Fn(&mut App) + Clone + Send + Sync + 'static, Receiver<CloseReason>) {
-    fn send(mut gone: MessageReader<PeerDisconnected>, outlet: Res<Outlet<CloseReason>>) {
+    fn send(mut gone: MessageReader<PeerDisconnected>, sender: Res<TestSender<CloseReason>>) {
         for message in gone.read() {
-            let _ = outlet.0.send(message.reason.clone());
+            let _ = sender.0.send(message.reason.clone());
         }
     }
     let (sender, receiver) = channel();
     let plugin = move |app: &mut App| {
-        app.insert_resource(Outlet(sender.clone()))
+        app.insert_resource(TestSender(sender.clone()))
             .add_systems(Tick, send.after(TickSet::Reap));
     };
     (plugin, receiver)
@@ -107,16 +107,16 @@ fn a_policy_blocks_a_client_by_name() {
 /// The seed receives the requests for these pieces before all others.
 #[test]
 fn the_picker_begins_with_both_ends() {
-    fn send(mut requested: MessageReader<UploadRequested>, outlet: Res<Outlet<u32>>) {
+    fn send(mut requested: MessageReader<UploadRequested>, sender: Res<TestSender<u32>>) {
         for message in requested.read() {
-            let _ = outlet.0.send(message.request.piece);
+            let _ = sender.0.send(message.request.piece);
         }
     }
     let swarm = Swarm::new(64 * PIECE_LENGTH);
     let (sender, requested) = channel();
     let seed = engine(
         move |app: &mut App| {
-            app.insert_resource(Outlet(sender.clone()))
+            app.insert_resource(TestSender(sender.clone()))
                 .add_systems(Tick, send.in_set(TickSet::Decide));
         },
         settings(),

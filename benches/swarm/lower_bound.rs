@@ -18,9 +18,9 @@ use ecs_torrent::protocol::wire::{HANDSHAKE_LEN, Handshake, Reserved};
 use sha1::{Digest, Sha1};
 
 use crate::content::{Files, load};
-use crate::options::Floor;
+use crate::options::LowerBound;
 
-pub fn run(command: Floor) -> ExitCode {
+pub fn run(command: LowerBound) -> ExitCode {
     // All files of a torrent with 10 000 files stay open.
     let _ = rustix::process::setrlimit(
         rustix::process::Resource::Nofile,
@@ -30,15 +30,15 @@ pub fn run(command: Floor) -> ExitCode {
         },
     );
     let result = match command {
-        Floor::Seed {
+        LowerBound::Seed {
             torrent,
             folder,
             listen,
         } => load(&torrent).and_then(|metainfo| seed::run(Files::existing(metainfo, &folder), listen)),
-        Floor::Leech { torrent, folder, peers } => {
+        LowerBound::Leech { torrent, folder, peers } => {
             load(&torrent).and_then(|metainfo| leech::run(metainfo, folder.as_deref(), &peers))
         }
-        Floor::Check { torrent, folder } => {
+        LowerBound::Check { torrent, folder } => {
             load(&torrent).and_then(|metainfo| check(&Files::existing(metainfo, &folder)))
         }
     };

@@ -3,11 +3,11 @@
 use super::{Client, Job, itself};
 use crate::process::{Program, Sign};
 
-pub struct Floor;
+pub struct LowerBound;
 
-impl Client for Floor {
+impl Client for LowerBound {
     fn name(&self) -> &'static str {
-        "floor"
+        "lower-bound"
     }
 
     fn version(&self) -> &'static str {
@@ -17,7 +17,7 @@ impl Client for Floor {
     fn leech(&self, job: &Job) -> Option<Program> {
         let mut command = itself();
         command
-            .args(["floor", "leech", "--folder"])
+            .args(["lower-bound", "leech", "--folder"])
             .args([job.target, &job.content.torrent])
             .args(job.seeders.iter().map(ToString::to_string));
         Some(Program {
@@ -34,7 +34,7 @@ impl Client for Floor {
     fn check(&self, job: &Job) -> Option<Program> {
         let mut command = itself();
         command
-            .args(["floor", "check"])
+            .args(["lower-bound", "check"])
             .args([&job.content.torrent, &job.content.folder]);
         Some(Program {
             command,
@@ -53,7 +53,7 @@ impl Client for Floor {
 pub fn seed(content: &crate::content::Content, address: std::net::SocketAddr) -> Program {
     let mut command = itself();
     command
-        .args(["floor", "seed"])
+        .args(["lower-bound", "seed"])
         .args([&content.torrent, &content.folder])
         .arg(address.to_string());
     Program {
@@ -67,7 +67,7 @@ pub fn seed(content: &crate::content::Content, address: std::net::SocketAddr) ->
 pub fn leech(content: &crate::content::Content, from: std::net::SocketAddr) -> Program {
     let mut command = itself();
     command
-        .args(["floor", "leech"])
+        .args(["lower-bound", "leech"])
         .arg(&content.torrent)
         .arg(from.to_string());
     Program {
