@@ -993,7 +993,7 @@ fn check_listen(patch: &SettingsPatch) -> Result<(), ChangeError> {
 pub struct SettingsReport {
     /// The settings in force.
     pub settings: Settings,
-    /// The changes made at run time, by name. Those that need a restart are not in force yet.
+    /// The changes made at run time, by name. Changes that need a restart are not in force yet.
     pub changes: SettingChanges,
     /// The settings that a restart would change.
     pub needs_restart: Vec<String>,

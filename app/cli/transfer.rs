@@ -304,8 +304,8 @@ async fn follow(
 fn take(reporter: &mut Reporter, event: Event) {
     match event {
         Event::Failed(id, reason) => reporter.failed(id, &reason),
-        Event::Blocked(id, reason) => reporter.noted(id, "blocked", &reason),
-        Event::Restarting(id, reason) => reporter.noted(id, "restarting", &reason),
+        Event::Blocked(id, reason) => reporter.report_condition(id, "blocked", &reason),
+        Event::Restarting(id, reason) => reporter.report_condition(id, "restarting", &reason),
         Event::Completed(id) => reporter.completed(id),
         _ => {}
     }

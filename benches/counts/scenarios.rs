@@ -1,5 +1,5 @@
-//! The counted scenarios. Every run is identical: one thread, one seed, a virtual clock. Those over sockets differ by
-//! the number of times that a task looks for data: by less than one percent.
+//! The counted scenarios. Every run is identical: one thread, one seed, a virtual clock. Scenarios over sockets differ
+//! by the number of times that a task looks for data: by less than one percent.
 
 use std::hint::black_box;
 use std::sync::Arc;

@@ -1065,14 +1065,14 @@ pub enum ScrapeError {
     NoTracker(String),
 }
 
-/// Edits a torrent's trackers. Those that are added form tiers after the others.
+/// Edits a torrent's trackers. Added trackers form tiers after the others.
 #[derive(Debug)]
 pub struct EditTrackers {
     /// The torrent.
     pub torrent: InfoHash,
     /// Announce URLs to remove, in full or in the form in which they are listed, without possible passkeys.
     pub remove: Vec<String>,
-    /// Announce URLs to add, by tier. Those that the torrent has stay where they are.
+    /// Announce URLs to add, by tier. URLs that the torrent already has stay where they are.
     pub add: Vec<Vec<String>>,
     /// Answered when the trackers are durable and in force, or with the reason for the refusal.
     pub reply: Reply<Result<(), EditTrackersError>>,

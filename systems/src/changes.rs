@@ -126,7 +126,7 @@ impl ChangeLog {
         }
     }
 
-    /// Logs a change of all live torrents. Those for which `stays` does not hold are not live any more.
+    /// Logs a change of all live torrents. Torrents for which `stays` does not hold are not live any more.
     fn log_all_live(&mut self, stays: impl Fn(Entity) -> bool) {
         let mut live = std::mem::take(&mut self.live);
         live.retain(|torrent| {

@@ -299,7 +299,7 @@ mod tests {
 
     /// Peers may have connected before the held pieces were known; a bitfield can only be the first message.
     #[test]
-    fn peers_of_before_the_check_hear_of_the_pieces_found() {
+    fn peers_from_before_the_check_get_the_held_pieces() {
         for (from, to, is_sent) in [
             (Lifecycle::Checking, Lifecycle::Downloading, true),
             (Lifecycle::Adding, Lifecycle::Seeding, true),
@@ -358,7 +358,7 @@ mod tests {
 
     /// BEP 21 and 10.
     #[test]
-    fn peers_with_the_extension_protocol_hear_whether_we_only_upload() {
+    fn peers_with_the_extension_protocol_get_upload_only() {
         for (from, to, is_known, sent) in [
             (Lifecycle::Downloading, Lifecycle::Seeding, true, Some(1)),
             (Lifecycle::Downloading, Lifecycle::Seeding, false, None),

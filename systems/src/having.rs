@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn peers_that_lack_a_piece_hear_of_it() {
+    fn peers_that_lack_a_piece_get_have() {
         let mut bed = Bed::new(());
         let [lacks, has, suggests] = [bed.peer(), bed.peer(), bed.peer()];
         *bed.get_mut::<PeerPieces>(lacks) = PeerPieces::none(3);

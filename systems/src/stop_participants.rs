@@ -394,7 +394,7 @@ mod tests {
 
     /// Several participants end a removal; one of them deletes files.
     #[test]
-    fn the_removed_files_are_reported_whoever_ends_last() {
+    fn the_removed_files_are_reported_by_any_order_of_participants() {
         let mut world = world();
         let torrent = begin(&mut world);
         fn remove(duty: &mut StopDuty<Hasty>, torrent: Entity) {

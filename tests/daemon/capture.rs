@@ -44,7 +44,7 @@ impl Capture {
         Self::of(&[IPV4, IPV6])
     }
 
-    /// Like [`Capture::start`]; captures the packets that leave as well. Those of the loopback device are captured
+    /// Like [`Capture::start`]; captures the packets that leave as well. Packets of the loopback device are captured
     /// twice.
     pub fn start_both_ways() -> std::io::Result<Self> {
         Self::of(&[ALL])

@@ -344,7 +344,7 @@ fn peers_that_announce_themselves_to_us_are_dialed() {
 }
 
 /// A torrent names nodes (BEP 5), by which an engine without a bootstrap host enters the network, also after a restart:
-/// the nodes are part of the saved torrent. Those of a private torrent are not used.
+/// the nodes are part of the saved torrent. Nodes of a private torrent are not used.
 #[test]
 fn torrents_name_nodes_and_keep_them_between_runs() {
     for is_private in [false, true] {

@@ -28,7 +28,7 @@ fn expect_good(seeds: u64, make: impl Fn() -> Scenario) {
     }
 }
 
-/// Pieces announced while the disk was full were recorded but not acted upon: the engine did not send `Interested`.
+/// Pieces announced while the disk was full were recorded but had no effect: the engine did not send `Interested`.
 #[test]
 fn interest_outlives_a_full_disk() {
     expect_good(2, || {

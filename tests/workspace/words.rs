@@ -55,7 +55,7 @@ const BRITISH: [(&str, &[&str]); 40] = [
 ];
 
 /// Words that this project once used for things that have a standard word.
-const PRIVATE: [(&str, &str); 19] = [
+const PRIVATE: [(&str, &str); 51] = [
     ("platter", "durable, synced, stable storage"),
     ("confess", "what is recorded"),
     ("anew", "again"),
@@ -75,10 +75,42 @@ const PRIVATE: [(&str, &str); 19] = [
     ("told", "sent, reported, received"),
     ("tells", "sends, reports, shows"),
     ("hearsay", "unconfirmed"),
+    ("platters", "durable, synced, stable storage"),
+    ("confesses", "records"),
+    ("confessed", "recorded"),
+    ("confessing", "what is recorded"),
+    ("clerks", "what the parameters are for"),
+    ("desks", "queues"),
+    ("judges", "decides, what is decided"),
+    ("judging", "the decision"),
+    ("happenings", "events"),
+    ("hear", "handle, receive, apply"),
+    ("heard", "handled, received"),
+    ("hearing", "handling"),
+    ("telling", "sending, reporting"),
+    ("guided", "follows suggestions"),
+    ("people", "users"),
+    ("folks", "users, peers"),
+    ("misfortunes", "faults"),
+    ("whoever", "the peer, the user"),
+    ("upon", "on"),
+    ("amongst", "among"),
+    ("amid", "among"),
+    ("whence", "from which"),
+    ("whither", "to which"),
+    ("hence", "so"),
+    ("henceforth", "from now on"),
+    ("therein", "in it"),
+    ("thereof", "of it"),
+    ("erstwhile", "former"),
+    ("naught", "nothing"),
+    ("heed", "respect, regard"),
+    ("bestow", "give, assign"),
+    ("suffer", "fail, be delayed"),
 ];
 
-/// Words with which no comment begins, because they hide its subject.
-const HIDDEN_SUBJECTS: [&str; 5] = ["Who ", "What ", "Whatever ", "Those ", "Which "];
+/// Words with which no sentence of a comment begins, because they hide its subject.
+const HIDDEN_SUBJECTS: [&str; 6] = ["Who", "What", "Whatever", "Whoever", "Those", "Which"];
 
 /// Most columns of a line of a comment.
 const MAX_COLUMNS: usize = 120;
@@ -102,11 +134,9 @@ fn words_are_american_and_standard() {
         let text = std::fs::read_to_string(entry.path()).unwrap();
         count += 1;
         if path.extension().is_some_and(|extension| extension == "rs") {
-            let hidden = (1..)
-                .zip(comment_starts(&text))
-                .filter(|(_, start)| start.is_some_and(hides_subject));
-            let why = "the comment does not begin with its subject";
-            faults.extend(hidden.map(|(number, _)| format!("{}:{number}: {why}", path.display())));
+            let why = "the sentence does not begin with its subject";
+            let hidden = hidden_subjects(&text).into_iter();
+            faults.extend(hidden.map(|(number, word)| format!("{}:{number}: {word}: {why}", path.display())));
             let wide = wide_comments(&text).map(|number| format!("{}:{number}: too wide", path.display()));
             faults.extend(wide);
         }
@@ -144,21 +174,25 @@ fn words(line: &str) -> impl Iterator<Item = String> {
     })
 }
 
-/// Returns the text of each line that begins a comment, `None` for other lines.
-fn comment_starts(text: &str) -> impl Iterator<Item = Option<&str>> {
-    let comment = |line: &'_ str| line.trim_start().starts_with("//");
-    let mut was_comment = false;
-    text.lines().map(move |line| {
-        let is_comment = comment(line);
-        let starts = is_comment && !was_comment;
-        was_comment = is_comment;
-        starts.then(|| line.trim_start().trim_start_matches(['/', '!']).trim_start())
-    })
-}
-
-/// Whether a comment begins with a pronoun in place of its subject.
-fn hides_subject(comment: &str) -> bool {
-    HIDDEN_SUBJECTS.iter().any(|word| comment.starts_with(word))
+/// Returns each pronoun in place of the subject of a sentence in a comment, with the number of its line.
+fn hidden_subjects(text: &str) -> Vec<(usize, &str)> {
+    let mut found = Vec::new();
+    let mut begins_sentence = true;
+    for (number, line) in (1..).zip(text.lines()) {
+        let comment = line.trim_start().strip_prefix("//");
+        let Some(comment) = comment.map(|comment| comment.trim_start_matches(['/', '!'])) else {
+            begins_sentence = true;
+            continue;
+        };
+        begins_sentence |= comment.trim().is_empty();
+        for word in comment.split_whitespace() {
+            if begins_sentence && HIDDEN_SUBJECTS.contains(&word) {
+                found.push((number, word));
+            }
+            begins_sentence = word.ends_with(['.', '?', '!']);
+        }
+    }
+    found
 }
 
 /// Returns the numbers of the lines of comments that are too wide. Tables and code in comments cannot be wrapped.
@@ -198,11 +232,9 @@ fn wrong_words_are_found_in_prose_and_identifiers() {
 
 #[test]
 fn comments_that_hide_their_subject_are_found() {
-    let text = "    /// What becomes of it.\nlet what = \"What \";\n// Two lines.\n// Those count as one.\n\n//! Whether\nx\n/// What is";
-    let found: Vec<_> = comment_starts(text)
-        .map(|start| start.is_some_and(hides_subject))
-        .collect();
-    assert_eq!(found, [true, false, false, false, false, false, false, true]);
+    let text = "    /// What becomes of it.\nlet what = \"What \";\n// Two lines. It is so.\n// Those count as one.\n\n//! Whether\nx\n\
+                /// Returns\n/// What is. Who\n/// asks?";
+    assert_eq!(hidden_subjects(text), [(1, "What"), (4, "Those"), (9, "Who")]);
 }
 
 #[test]

@@ -270,7 +270,7 @@ impl Reporter {
     }
 
     /// Reports a temporary condition, as JSON only. Users read it in the log.
-    pub(super) fn noted(&self, id: TorrentId, event: &str, reason: &str) {
+    pub(super) fn report_condition(&self, id: TorrentId, event: &str, reason: &str) {
         if let (Some(torrent), Manner::Json) = (self.torrents.get(&id), self.manner) {
             let line = json!({"event": event, "info_hash": id.to_string(), "name": torrent.name, "reason": reason});
             self.screen.line(line);

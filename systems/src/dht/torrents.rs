@@ -40,7 +40,7 @@ const TURNS: u32 = 4;
 pub(super) struct WaitingTorrents {
     /// Torrents that need peers.
     needy: VecDeque<Entity>,
-    /// Torrents that are announced again. Those that need peers meanwhile are in both queues.
+    /// Torrents that are announced again. Torrents that need peers meanwhile are in both queues.
     others: VecDeque<Entity>,
     turn: u32,
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bevy_ecs::entity::Entity;
 use ecs_torrent_protocol::hash::InfoHash;
 
-/// A torrent's place. Those with the same number, as after a crash, are in the order of their hashes.
+/// A torrent's place. Torrents with the same number, as after a crash, are in the order of their hashes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
     pub(super) order: i64,

@@ -625,7 +625,7 @@ impl SessionState {
         self.record_addition();
     }
 
-    /// Records that the files are at the new place of a move. Those that were in `old_root` with `old_names` are to be
+    /// Records that the files are at the new place of a move. The files in `old_root` with `old_names` are to be
     /// deleted when this is durable.
     pub(crate) fn switch_to_moved(
         &mut self,
@@ -684,8 +684,7 @@ impl SessionState {
         self.record_addition();
     }
 
-    /// Records that the files are in another folder, on whatever volume is there. What is known about the files still
-    /// holds.
+    /// Records that the files are in another folder, on whatever volume is there. The facts about the files stay valid.
     pub(crate) fn relocate(&mut self, root: &Path) {
         (self.volume, self.resolved, self.folders) = (None, None, None);
         if let Some(loaded) = &mut self.loaded {

@@ -188,7 +188,7 @@ impl Editor<'_, '_> {
         tiers.map(|tier| tier.iter().filter_map(url).collect()).collect()
     }
 
-    /// Replaces a torrent's trackers. Those that stay keep their state; those that leave get `stopped`.
+    /// Replaces a torrent's trackers. Trackers that stay keep their state; trackers that are removed get `stopped`.
     fn apply(&mut self, torrent: Entity, urls: &Urls, are_edited: bool) {
         let Ok((mut tiers, have)) = self.torrents.get_mut(torrent) else {
             return;
@@ -209,7 +209,7 @@ impl Editor<'_, '_> {
             ordered.push(tier.iter().map(place).collect(), |_| {});
         }
         for gone in known.into_values() {
-            self.params.part_from(torrent, gone);
+            self.params.announce_removed(torrent, gone);
             self.commands.entity(gone).despawn();
         }
         tiers.0 = ordered;

@@ -364,7 +364,7 @@ pub(super) fn announce_queued(
         }
         *announcer = Announcer::default();
         for tracker in trackers.into_iter().flat_map(RelationshipTarget::iter) {
-            params.part_from(*torrent, tracker);
+            params.announce_removed(*torrent, tracker);
         }
     }
 }
@@ -453,7 +453,7 @@ impl AnnounceParams<'_, '_> {
     }
 
     /// Announces `stopped` to a tracker that the torrent loses.
-    pub(super) fn part_from(&mut self, torrent: Entity, tracker: Entity) {
+    pub(super) fn announce_removed(&mut self, torrent: Entity, tracker: Entity) {
         for family in Family::ALL {
             if self
                 .tracker(tracker)

@@ -30,7 +30,7 @@ pub fn cases() -> Vec<Case> {
                 let (folder, ip) = (lab.folder("downloads"), lab.address());
                 let mut leecher = ours::Ours::download_logged(&share.torrent, &folder, ip, &[between.address()]);
                 // The peer in between names each of us to the other, and either may connect first.
-                leecher.wait_to_hear_all(&["connected", &format!("peer={}:", far.address().ip())]);
+                leecher.wait_for_output_all(&["connected", &format!("peer={}:", far.address().ip())]);
                 leecher.interrupt();
             },
         },
@@ -45,7 +45,7 @@ pub fn cases() -> Vec<Case> {
                 let (folder, ip) = (lab.folder("downloads"), lab.address());
                 let mut leecher = libtorrent::Libtorrent::download(&share.torrent, &folder, ip, &[between.address()]);
                 // We name each of the two to the other, and either may connect first.
-                leecher.wait_to_hear(&format!("peer {}:", far.address().ip()));
+                leecher.wait_for_output(&format!("peer {}:", far.address().ip()));
                 between.interrupt();
             },
         },
@@ -79,9 +79,9 @@ pub fn cases() -> Vec<Case> {
                 let folder = lab.folder("downloads");
                 let mut leecher = ours::Ours::download_logged(&share.torrent, &folder, lab.neighbor(), &[]);
                 // libtorrent is not there yet, so our announcement does not reach it before its own reaches us.
-                leecher.wait_to_hear_all(&["torrents announced in the local network"]);
+                leecher.wait_for_output_all(&["torrents announced in the local network"]);
                 let seeder = libtorrent::Libtorrent::seed_locally(&share.torrent, &share.origin, lab.neighbor());
-                leecher.wait_to_hear_all(&["local discovery found a peer", &seeder.address().to_string()]);
+                leecher.wait_for_output_all(&["local discovery found a peer", &seeder.address().to_string()]);
                 share.assert_arrives(&mut leecher);
             },
         },
@@ -93,7 +93,7 @@ pub fn cases() -> Vec<Case> {
                 let folder = lab.folder("downloads");
                 let mut leecher = libtorrent::Libtorrent::download_locally(&share.torrent, &folder, lab.neighbor());
                 let seeder = ours::Ours::seed(&share.torrent, &share.origin, lab.neighbor(), &[]);
-                leecher.wait_to_hear(&format!(
+                leecher.wait_for_output(&format!(
                     "{}: received peer from local service discovery",
                     seeder.address()
                 ));

@@ -124,7 +124,7 @@ pub fn cases() -> Vec<Case> {
                     let share = Share::file(lab, &[format!("http://{tracker}/announce")]);
                     let folder = lab.folder("downloads");
                     let mut leecher = ours::Ours::download(&share.torrent, &folder, lab.address(), &[]);
-                    leecher.wait_to_hear("redirected into a private network");
+                    leecher.wait_for_output("redirected into a private network");
                     house.set_nonblocking(true).unwrap();
                     assert!(house.accept().is_err(), "nobody came to {address}");
                 }

@@ -30,7 +30,7 @@ fn stop_a_download(lab: &Lab) {
     tracker.wait_for_counts(share.info_hash, (1, 1));
     let mut line = String::new();
     for _ in 0..200 {
-        line = seeder.wait_to_hear("==> PIECE");
+        line = seeder.wait_for_output("==> PIECE");
     }
     let peer = line
         .split(' ')
@@ -42,7 +42,7 @@ fn stop_a_download(lab: &Lab) {
         (1, 0),
         "no longer counted when it has ended"
     );
-    seeder.wait_to_hear(&format!("{peer} disconnecting"));
+    seeder.wait_for_output(&format!("{peer} disconnecting"));
 
     let output = seeder.output();
     let received: Vec<&str> = output.lines().filter_map(|line| received(line, peer)).collect();

@@ -68,7 +68,7 @@ impl Libtorrent {
     }
 
     /// Waits for an output line that contains `what`, and returns the line.
-    pub fn wait_to_hear(&mut self, what: &str) -> String {
+    pub fn wait_for_output(&mut self, what: &str) -> String {
         self.process.wait_for_line(what, |line| line.contains(what))
     }
 

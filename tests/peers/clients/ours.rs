@@ -143,12 +143,12 @@ impl Ours {
     }
 
     /// Waits for an output line that contains `what`.
-    pub fn wait_to_hear(&mut self, what: &str) {
+    pub fn wait_for_output(&mut self, what: &str) {
         self.process.wait_for_line(what, |line| line.contains(what));
     }
 
     /// Waits for an output line that contains all of `what`.
-    pub fn wait_to_hear_all(&mut self, what: &[&str]) {
+    pub fn wait_for_output_all(&mut self, what: &[&str]) {
         let has_all = |line: &str| what.iter().all(|part| line.contains(part));
         self.process.wait_for_line(&what.join(" "), has_all);
     }

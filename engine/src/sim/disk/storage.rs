@@ -547,7 +547,7 @@ impl Storage {
         }
     }
 
-    /// Returns where the bytes of a slice are written. Those of a skipped file that does not exist go to the part file.
+    /// Returns where the bytes of a slice are written. Bytes of a skipped file that does not exist go to the part file.
     fn cuts(&self, context: &DiskContext<'_>, slice: FileSlice) -> Vec<Cut> {
         let mut parts = self.parts();
         let Some(parts) = &mut *parts else {

@@ -195,8 +195,8 @@ fn no_kind_of_question_is_multiplied_by_more_than_the_setting() {
     }
 }
 
-/// Answers and pings to one stranger stay within all of its questions together. What they leave over is enough for a
-/// ping at last, by whose answer the stranger proves its address.
+/// Answers and pings to one stranger stay within all of its questions together. The rest is at last enough for a ping,
+/// and the stranger proves its address by the answer.
 #[test]
 fn a_stranger_that_asks_again_is_pinged_within_its_questions() {
     for max_amplification in [1, 2, 4] {
