@@ -97,6 +97,7 @@ impl EngineBuilder {
         // Absolute paths stay valid when the current folder changes.
         let folders = [
             Some(&mut self.settings.storage.download_dir),
+            self.settings.storage.incomplete_dir.as_mut(),
             self.settings.session.state_dir.as_mut(),
         ];
         for folder in folders.into_iter().flatten() {

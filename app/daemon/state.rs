@@ -168,7 +168,13 @@ impl Rules for DaemonRules<'_> {
     /// A torrent is admitted if a client could name its folder.
     fn admit(&self, session: &Session) -> Result<(), String> {
         let moving = session.moving.as_ref().map(|moving| moving.root.as_path());
-        let folders = [Some(session.root.as_path()), session.resolved.as_deref(), moving];
+        let complete = session.complete_root.as_deref();
+        let folders = [
+            Some(session.root.as_path()),
+            session.resolved.as_deref(),
+            moving,
+            complete,
+        ];
         for folder in folders.into_iter().flatten() {
             self.roots.find(folder).map_err(|error| error.to_string())?;
         }

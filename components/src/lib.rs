@@ -35,6 +35,7 @@ pub mod deadlines;
 pub mod dht;
 pub mod hints;
 pub mod ids;
+pub mod incomplete;
 pub mod intent_and_facts;
 pub mod labels;
 pub mod lifecycle;

@@ -1,8 +1,9 @@
 //! Messages that features exchange within a tick.
 //!
-//! One feature writes each message; any feature may read it, plugins included. A message lives for two ticks: work that
-//! takes longer is state on an entity.
+//! One feature writes each message; any feature may read it, plugins included. A message lives for two ticks: work
+//! that takes longer is state on an entity.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bevy_ecs::prelude::*;
@@ -84,6 +85,24 @@ pub struct SessionLoaded {
     pub torrent: Entity,
     /// The session.
     pub session: Arc<Session>,
+}
+
+/// A new torrent of which no file exists begins in the folder for incomplete torrents.
+#[derive(EntityEvent, Debug, Clone)]
+pub struct PlacedIncomplete {
+    /// The torrent.
+    #[event_target]
+    pub torrent: Entity,
+    /// The download folder, to which its files go when it is complete.
+    pub complete_root: PathBuf,
+}
+
+/// A torrent's files have another download folder now, and go to no other one by themselves.
+#[derive(EntityEvent, Debug, Clone)]
+pub struct FilesPlaced {
+    /// The torrent.
+    #[event_target]
+    pub torrent: Entity,
 }
 
 /// The state of a torrent has changed.
@@ -245,8 +264,8 @@ pub struct PieceRejected {
 }
 
 impl LifecycleChanged {
-    /// Whether the torrent now connects to peers and did not before. A torrent that runs keeps its connections while it
-    /// is blocked.
+    /// Whether the torrent now connects to peers and did not before. A torrent that runs keeps its connections while
+    /// it is blocked.
     #[must_use]
     pub fn begins_to_connect(&self) -> bool {
         match &self.to {
@@ -291,8 +310,8 @@ pub struct MetadataKnown {
     pub torrent: Entity,
 }
 
-/// The metadata of a torrent that was added by its info-hash is saved: a later run knows it. Follows [`MetadataKnown`],
-/// perhaps after the torrent has started.
+/// The metadata of a torrent that was added by its info-hash is saved: a later run knows it. Follows
+/// [`MetadataKnown`], perhaps after the torrent has started.
 #[derive(Message, Debug, Clone)]
 pub struct MetadataSaved {
     /// The torrent.
@@ -366,8 +385,8 @@ pub struct PlaceChanged {
 pub struct WantedChanged {
     /// The torrent.
     pub torrent: Entity,
-    /// The pieces whose priority has changed, or that are at an end of a file and have become more or less important by
-    /// that, ascending.
+    /// The pieces whose priority has changed, or that are at an end of a file and have become more or less important
+    /// by that, ascending.
     pub pieces: Arc<[u32]>,
 }
 

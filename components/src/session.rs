@@ -1,7 +1,7 @@
 //! The saved state of a torrent between runs, and its file format.
 //!
-//! A session is a human-readable RON file, named after the info-hash with the extension [`EXTENSION`]. Its last line is
-//! a SHA-1 over everything before it, which detects a file that was cut or changed by accident. A user who edits a
+//! A session is a human-readable RON file, named after the info-hash with the extension [`EXTENSION`]. Its last line
+//! is a SHA-1 over everything before it, which detects a file that was cut or changed by accident. A user who edits a
 //! session by hand removes that line; the file is then accepted without a check.
 //!
 //! The file alone suffices to list a torrent; the `.torrent` is stored beside it.
@@ -76,7 +76,11 @@ pub struct Session {
     pub file_names: BTreeMap<u32, String>,
     /// The download folder, as the user named it.
     pub root: PathBuf,
-    /// The same folder with every link resolved.
+    /// The download folder to which the files go when the torrent is complete, if they are in the folder for
+    /// incomplete torrents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub complete_root: Option<PathBuf>,
+    /// The same folder as `root` with every link resolved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resolved: Option<PathBuf>,
     /// The nearest folder on that path that existed when the torrent was opened.
@@ -102,8 +106,8 @@ pub struct Session {
     pub pieces: u32,
     /// The verified pieces on the disk.
     pub have: Runs,
-    /// Other pieces that were written but could not be synced to stable storage. They have to be written again, even if
-    /// they can be read.
+    /// Other pieces that were written but could not be synced to stable storage. They have to be written again, even
+    /// if they can be read.
     #[serde(default, skip_serializing_if = "Runs::is_empty")]
     pub lost: Runs,
     /// Blocks of 16 KiB of other pieces that are on the disk but not verified.
@@ -151,8 +155,8 @@ pub struct Session {
     /// be changed.
     #[serde(default, skip_serializing_if = "Runs::is_empty")]
     pub permitted: Runs,
-    /// The files are not examined yet, and the user allowed those that exist then to be changed. Earlier versions wrote
-    /// it also later.
+    /// The files are not examined yet, and the user allowed those that exist then to be changed. Earlier versions
+    /// wrote it also later.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub overwrite: bool,
     /// Time of that permission in nanoseconds since 1970. It covers no file that was created or changed later.
@@ -206,8 +210,8 @@ pub struct Session {
     /// The first and last pieces of each file are requested first.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ends_first: bool,
-    /// The files that are or were skipped, and whose bytes in pieces of other files are in the torrent's part file. The
-    /// part file follows the torrent's files in `files`, `ids` and `created`.
+    /// The files that are or were skipped, and whose bytes in pieces of other files are in the torrent's part file.
+    /// The part file follows the torrent's files in `files`, `ids` and `created`.
     #[serde(default, skip_serializing_if = "Runs::is_empty")]
     pub parted: Runs,
     /// The files that the user selected, while the torrent's metadata is not known.
@@ -438,8 +442,8 @@ pub struct Salvage {
 }
 
 impl Salvage {
-    /// Returns a session with everything that was recovered. It lists no piece, so that the data is checked. `geometry`
-    /// is the torrent's, unless its metadata is not known. `None` if the user's intent was not recovered.
+    /// Returns a session with everything that was recovered. It lists no piece, so that the data is checked.
+    /// `geometry` is the torrent's, unless its metadata is not known. `None` if the user's intent was not recovered.
     #[must_use]
     pub fn session(&self, geometry: Option<&Geometry>) -> Option<Session> {
         let mut session = Session::clone(self.intent.as_ref()?);
@@ -582,6 +586,7 @@ impl Session {
             renamed: None,
             file_names: BTreeMap::new(),
             root: PathBuf::new(),
+            complete_root: None,
             resolved: None,
             folder: None,
             volume: None,
@@ -727,6 +732,7 @@ impl Session {
             renamed: self.renamed.clone(),
             file_names: self.file_names.clone(),
             root: self.root.clone(),
+            complete_root: self.complete_root.clone(),
             resolved: self.resolved.clone(),
             volume: self.volume.clone(),
             volume_id: self.volume_id.clone(),

@@ -97,9 +97,9 @@ pub struct TickSettings {
     pub max_events: usize,
     /// Maximum number of facade commands taken in one tick. Default 1024.
     pub max_commands: usize,
-    /// Maximum number of peer messages decoded in one tick, over all connections. If more arrived, every address (every
-    /// /64 for IPv6) gets an equal share, and the rest waits for the next tick. A higher limit makes ticks longer under
-    /// a flood. Default 4096, which is worth a millisecond or two.
+    /// Maximum number of peer messages decoded in one tick, over all connections. If more arrived, every address
+    /// (every /64 for IPv6) gets an equal share, and the rest waits for the next tick. A higher limit makes ticks
+    /// longer under a flood. Default 4096, which is worth a millisecond or two.
     pub max_messages: u32,
 }
 
@@ -197,9 +197,9 @@ pub struct PeerSettings {
     /// Maximum number of connections that have not named their torrent yet. Beyond it, a new connection replaces the
     /// oldest one of the subnet with the most such connections. Default 128.
     pub max_unidentified: usize,
-    /// Percentage of the connections that is reserved for outgoing ones: of a torrent, as long as it knows addresses to
-    /// try, and of the engine. A higher percentage makes it harder to fill a torrent with inbound connections; a lower
-    /// one leaves room for peers that cannot be reached. Default 30.
+    /// Percentage of the connections that is reserved for outgoing ones: of a torrent, as long as it knows addresses
+    /// to try, and of the engine. A higher percentage makes it harder to fill a torrent with inbound connections; a
+    /// lower one leaves room for peers that cannot be reached. Default 30.
     pub outgoing_percent: usize,
     /// Maximum size of a bitfield that a peer sends before the metadata of its torrent is known; a longer one closes
     /// the connection, and so does a piece that such a bitfield cannot name. It is kept until the metadata is known.
@@ -208,9 +208,9 @@ pub struct PeerSettings {
     /// Number of connections that are reserved for peers named by a user: of the engine, of each torrent that has such
     /// peers, and of the outgoing attempts; at most a quarter of each limit. Default 8.
     pub user_reserve: usize,
-    /// Time in which a connection must prove useful when another one wants its slot: the peer shows interest, or raises
-    /// ours. The time shrinks to as little as 2 s the more of the torrent's connections show no interest, and the more
-    /// of them share the subnet. Default 20 s.
+    /// Time in which a connection must prove useful when another one wants its slot: the peer shows interest, or
+    /// raises ours. The time shrinks to as little as 2 s the more of the torrent's connections show no interest, and
+    /// the more of them share the subnet. Default 20 s.
     pub grace_s: u64,
     /// Grace time of a connection on which one side is interested, counted from the last block in either direction. It
     /// shrinks to as little as 2 s the more connections share the subnet. Default 300 s: a seed serves its peers in
@@ -223,8 +223,8 @@ pub struct PeerSettings {
     /// Maximum number of addresses remembered for one torrent. Default 2000.
     pub max_candidates: usize,
     /// Maximum number of addresses remembered for one torrent that have the same public IP address and differ in their
-    /// ports, those that users named not counted. A liar makes us connect to as many ports of a victim. Default 8: some
-    /// peers share a gateway.
+    /// ports, those that users named not counted. A liar makes us connect to as many ports of a victim. Default 8:
+    /// some peers share a gateway.
     pub max_candidates_per_ip: usize,
     /// Maximum number of peers of one torrent that magnet links name by a host name (`x.pe`) and that are looked up;
     /// the other names are kept and not used. Default 8.
@@ -325,8 +325,8 @@ impl Default for PeerSettings {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RequestSettings {
-    /// Maximum memory of pieces in flight, from the first request to the end of the write, in bytes, over all torrents.
-    /// One piece is always allowed, however long. Default 32 MiB.
+    /// Maximum memory of pieces in flight, from the first request to the end of the write, in bytes, over all
+    /// torrents. One piece is always allowed, however long. Default 32 MiB.
     pub piece_memory_bytes: u64,
     /// Bytes of verified pieces that wait for the disk, over all torrents, beyond which no further pieces are begun.
     /// One piece may always be written, however long. Default 8 MiB.
@@ -431,6 +431,9 @@ impl Default for UploadSettings {
 pub struct StorageSettings {
     /// Download folder of torrents that are added without one. Default the current folder.
     pub download_dir: PathBuf,
+    /// Folder for the files of new torrents until these have all files that the user wants; then the files are moved
+    /// to the torrent's download folder. Default none: files begin in the download folder.
+    pub incomplete_dir: Option<PathBuf>,
     /// Number of threads that read and write files. Default 2.
     pub disk_threads: usize,
     /// Number of threads that hash; 0 takes one per processor. Default 0.
@@ -439,7 +442,8 @@ pub struct StorageSettings {
     pub max_open_files: usize,
     /// Whether a file's space is reserved when its download begins. Default false: files are sparse.
     pub preallocate: bool,
-    /// Maximum number of bytes read ahead of hashing while existing data is checked, over all torrents. Default 16 MiB.
+    /// Maximum number of bytes read ahead of hashing while existing data is checked, over all torrents. Default 16
+    /// MiB.
     pub check_memory_bytes: u64,
 }
 
@@ -447,6 +451,7 @@ impl Default for StorageSettings {
     fn default() -> Self {
         Self {
             download_dir: PathBuf::from("."),
+            incomplete_dir: None,
             disk_threads: 2,
             hash_threads: 0,
             max_open_files: 128,
@@ -485,8 +490,8 @@ pub struct TrackerSettings {
     /// Trackers that receive announces. Default the first that answers (BEP 12).
     pub reach: Reach,
     /// Minimum time between two announces to a tracker, whatever interval it requests. A download without peers waits
-    /// only for the longer of this and the tracker's own minimum interval; the wait doubles after each announce without
-    /// success. Default 60 s.
+    /// only for the longer of this and the tracker's own minimum interval; the wait doubles after each announce
+    /// without success. Default 60 s.
     pub min_interval_s: u64,
     /// Maximum time between two announces to a tracker, whatever interval it requests. Default 2 h.
     pub max_interval_s: u64,
@@ -543,8 +548,8 @@ pub struct DhtSettings {
     pub alpha: usize,
     /// New queries of a search per answer. More make searches faster and cost more. Default 3.
     pub beta: usize,
-    /// Maximum number of searches at a time; more wait their turn, those of downloads first. A quarter is left to users
-    /// and followed links. Default 32.
+    /// Maximum number of searches at a time; more wait their turn, those of downloads first. A quarter is left to
+    /// users and followed links. Default 32.
     pub max_searches: usize,
     /// Time between two announces of a torrent; the first ones of a download without peers come sooner. Other nodes
     /// forget a peer after 30 to 45 minutes. Default 20 min.
@@ -556,9 +561,9 @@ pub struct DhtSettings {
     /// 96 KiB.
     pub answer_bytes_per_s: u32,
     /// How many times larger than its query the answer to a host may be that has not proved that it receives datagrams
-    /// at its address: an attacker who forges addresses makes the node send no more than this to a victim. Default 4: a
-    /// list of eight nodes is three times as large as the query for it. At 1, such a host learns of one node: enough
-    /// for other clients among other nodes, but a network in which all nodes have less than 4 finds less.
+    /// at its address: an attacker who forges addresses makes the node send no more than this to a victim. Default 4:
+    /// a list of eight nodes is three times as large as the query for it. At 1, such a host learns of one node:
+    /// enough for other clients among other nodes, but a network in which all nodes have less than 4 finds less.
     pub max_amplification: usize,
     /// Maximum rate of answers to such hosts that are larger, because they contain an item or the filters of a scrape,
     /// in bytes per second for all such hosts together; three seconds' worth may be sent at once. Default 9 KiB; at 0,

@@ -36,6 +36,7 @@ pub mod greeting;
 pub mod handshaking;
 pub mod having;
 pub mod hints;
+pub mod incomplete;
 pub mod labels;
 pub mod lifecycle;
 pub mod limits;
@@ -84,8 +85,8 @@ pub mod verification;
 ///
 /// Some features are optional: [`smart_ban`], [`suggesting`], [`trackers`] (with or without scrapes and edits),
 /// [`pex`], [`lsd`], [`following`] (with or without [`dht`], which it needs), [`labels`], [`seeding`], [`queue`],
-/// [`extensions`], [`metadata`], [`hints`], [`readers`], [`stats`], [`changes`] and [`dates`] can be left out with
-/// [`PluginGroupBuilder::disable`](bevy_app::PluginGroupBuilder::disable).
+/// [`extensions`], [`metadata`], [`hints`], [`readers`], [`stats`], [`changes`], [`dates`] and [`incomplete`] can be
+/// left out with [`PluginGroupBuilder::disable`](bevy_app::PluginGroupBuilder::disable).
 ///
 /// # Panics
 /// In an `App` that is not an engine's, when it is built.
@@ -116,6 +117,7 @@ impl PluginGroup for TorrentPlugins {
             .add(hints::HintsPlugin)
             .add(disconnecting::DisconnectingPlugin)
             .add(sessions::SessionsPlugin)
+            .add(incomplete::IncompletePlugin)
             .add(seeding::SeedingPlugin)
             .add(queue::QueuePlugin)
             .add(trackers::TrackersPlugin)

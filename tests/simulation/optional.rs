@@ -9,8 +9,8 @@ use ecs_torrent::components::torrent::TorrentIndex;
 use ecs_torrent::engine::sim::Simulation;
 use ecs_torrent::protocol::time::Timestamp;
 use ecs_torrent::systems::{
-    TorrentPlugins, changes, dates, dht, extensions, following, hints, labels, lsd, metadata, pex, queue, readers,
-    seeding, smart_ban, stats, suggesting, trackers,
+    TorrentPlugins, changes, dates, dht, extensions, following, hints, incomplete, labels, lsd, metadata, pex, queue,
+    readers, seeding, smart_ban, stats, suggesting, trackers,
 };
 
 use crate::{add, ip, torrent};
@@ -69,6 +69,10 @@ fn an_engine_works_without_each_optional_feature() {
         Without(PluginGroupBuilder::disable::<seeding::SeedingPlugin>),
     );
     moves("the queue", Without(PluginGroupBuilder::disable::<queue::QueuePlugin>));
+    moves(
+        "the folder for incomplete torrents",
+        Without(PluginGroupBuilder::disable::<incomplete::IncompletePlugin>),
+    );
     moves("labels", Without(PluginGroupBuilder::disable::<labels::LabelsPlugin>));
     moves("dates", Without(PluginGroupBuilder::disable::<dates::DatesPlugin>));
     moves(

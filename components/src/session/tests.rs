@@ -31,6 +31,7 @@ fn session() -> Session {
         renamed: Some("another".into()),
         file_names: [(0, "a/b".into())].into(),
         root: "/data/ü".into(),
+        complete_root: Some("/complete/ü".into()),
         resolved: Some("/mnt/ü".into()),
         folder: Some(NearestFolder {
             id: FileId {

@@ -63,7 +63,7 @@ impl Effect {
     #[must_use]
     pub fn of(section: &str, name: &str) -> Self {
         match (section, name) {
-            ("session", "state_dir") | ("storage", "download_dir") => Self::ConfigurationOnly,
+            ("session", "state_dir") | ("storage", "download_dir" | "incomplete_dir") => Self::ConfigurationOnly,
             ("net", "connect_timeout_s") | ("storage", "check_memory_bytes") | ("dht", "announce_interval_s") => {
                 Self::Now
             }
@@ -125,6 +125,7 @@ impl Settings {
         let mut settings = self.clone();
         let folders = [
             Some(&mut settings.storage.download_dir),
+            settings.storage.incomplete_dir.as_mut(),
             settings.session.state_dir.as_mut(),
         ];
         for folder in folders.into_iter().flatten() {
@@ -161,10 +162,16 @@ impl Settings {
                 reason: error.to_string(),
             })?;
         }
-        changed.storage.download_dir.clone_from(&self.storage.download_dir);
-        changed.session.state_dir.clone_from(&self.session.state_dir);
+        changed.take_folders(self);
         changed.check()?;
         Ok(changed)
+    }
+
+    /// Takes the folders of other settings, which JSON may have changed.
+    fn take_folders(&mut self, other: &Self) {
+        self.storage.download_dir.clone_from(&other.storage.download_dir);
+        self.storage.incomplete_dir.clone_from(&other.storage.incomplete_dir);
+        self.session.state_dir.clone_from(&other.session.state_dir);
     }
 
     /// Returns the names of the settings that differ, as `section.name`.
@@ -274,8 +281,7 @@ impl SettingLayers {
         // The values come from settings, so they are of the right kinds.
         for (settings, tree) in [(&mut self.active, &active), (settings, &read)] {
             if let Ok(mut changed) = Settings::deserialize(tree) {
-                changed.storage.download_dir.clone_from(&settings.storage.download_dir);
-                changed.session.state_dir.clone_from(&settings.session.state_dir);
+                changed.take_folders(settings);
                 *settings = changed;
             }
         }

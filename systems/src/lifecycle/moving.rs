@@ -18,7 +18,7 @@ use ecs_torrent_components::commands::{
 };
 use ecs_torrent_components::ids::StorageId;
 use ecs_torrent_components::lifecycle::{Desired, Moving};
-use ecs_torrent_components::messages::FailTorrent;
+use ecs_torrent_components::messages::{FailTorrent, FilesPlaced};
 use ecs_torrent_components::names::NewNames;
 use ecs_torrent_components::session::MoveStage;
 use ecs_torrent_components::torrent::{Content, Have, Lifecycle, Storage, Torrent};
@@ -294,6 +294,7 @@ impl ResumedItem<'_, '_> {
         };
         if saved.stage == MoveStage::Relocating {
             self.storage.root.clone_from(&saved.root);
+            commands.trigger(FilesPlaced { torrent: entity });
             self.saved.state.relocate(&saved.root);
             self.opening.session = self.saved.state.loaded().cloned().map(Arc::new);
             return false;
@@ -436,6 +437,9 @@ impl MoveEffects<'_, '_> {
         }
         resumed.take_names(&names);
         let old_root = std::mem::replace(&mut resumed.storage.root, root.clone());
+        if old_root != root {
+            self.commands.trigger(FilesPlaced { torrent });
+        }
         let state = &mut resumed.saved.state;
         state.switch_to_moved((&old_root, old_names), &root, found);
         self.save.write(SaveTorrent { torrent });

@@ -1,14 +1,16 @@
 //! Opening torrents: the session and the files on the disk determine the held pieces.
 //!
-//! The session is loaded first, because it names the download folder. Then the files are examined. Pieces in files that
-//! match the session are trusted, and all other existing data is hashed. At the end, the files that will be written are
-//! created.
+//! The session is loaded first, because it names the download folder. Then the files are examined. Pieces in files
+//! that match the session are trusted, and all other existing data is hashed. At the end, the files that will be
+//! written are created.
 
 mod evaluating;
 pub(super) mod finding;
 pub(super) mod loading;
+mod placing;
 pub(super) mod preparing;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bevy_ecs::prelude::*;
@@ -60,6 +62,10 @@ pub(super) struct Opening {
     pub(super) is_renewed: bool,
     /// The torrent was listed before anything said that it may use its files: its metadata became known later.
     pub(super) is_unexamined: bool,
+    /// The folder for incomplete torrents was considered.
+    pub(super) is_placed: bool,
+    /// The download folder of a torrent that is opened in the folder for incomplete torrents for the first time.
+    pub(super) complete_root: Option<PathBuf>,
     /// The session, once it is loaded.
     pub(super) session: Option<Arc<Session>>,
 }

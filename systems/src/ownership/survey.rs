@@ -186,6 +186,10 @@ pub(crate) fn register_stopped(
     let keys = FolderKeys::new(&root).with_saved(folder);
     let keys = keys.of_table(&info.files, |index| ids.get(index).copied().flatten());
     registry.set(torrent, &info.name.as_str().into(), keys);
+    if let Some(root) = session.and_then(|session| session.complete_root.as_deref()) {
+        let keys = FolderKeys::new(root).of_table(&info.files, |_| None);
+        registry.add(torrent, &info.name.as_str().into(), keys);
+    }
     if let Some(moving) = session.and_then(|session| session.moving.as_ref()) {
         let files = moving.names.table(&info.files);
         let keys = FolderKeys::new(&moving.root).of_table(&files, |_| None);

@@ -12,6 +12,7 @@ use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::Removed;
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::hints::KeptHints;
+use ecs_torrent_components::incomplete::CompleteRoot;
 use ecs_torrent_components::labels::Labels;
 use ecs_torrent_components::messages::{
     BlockAccepted, BlockSent, FailTorrent, PieceStored, Remedy, TorrentCompleted, TorrentFailed, TorrentStarted,
@@ -73,6 +74,7 @@ pub(super) struct Saved {
     choice: Option<&'static FileChoice>,
     limits: Option<&'static TransferLimits>,
     labels: Option<&'static Labels>,
+    complete_root: Option<&'static CompleteRoot>,
     hints: Option<&'static KeptHints>,
     seeding: (
         Option<&'static SeedingLimits>,
@@ -443,6 +445,7 @@ impl SavedItem<'_, '_> {
         let labels = self.labels.cloned().unwrap_or_default();
         session.labels = labels.labels.into_iter().collect();
         session.category = labels.category;
+        session.complete_root = self.complete_root.map(|complete| complete.root.clone());
         let hints = self.hints.filter(|_| self.known.is_none());
         session.hints = hints.map(|hints| hints.0.clone()).unwrap_or_default();
         let (order, is_forced) = self.queue;

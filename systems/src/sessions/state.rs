@@ -667,6 +667,7 @@ impl SessionState {
         let ids = self.known_ids();
         if let Some(loaded) = &mut self.loaded {
             loaded.root = new_root.to_owned();
+            loaded.complete_root.take_if(|_| old_root != new_root);
             loaded.renamed.clone_from(&self.renamed);
             loaded.file_names.clone_from(&self.file_names);
             loaded.resolved = Some(found.root.to_path_buf());

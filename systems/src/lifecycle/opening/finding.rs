@@ -1,11 +1,15 @@
 //! The second step of opening: the files determine the held pieces, and whether the torrent may use them.
 
+use std::path::PathBuf;
+
 use bevy_ecs::prelude::*;
 use bevy_ecs::query::QueryData;
 use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::commands::AddError;
+use ecs_torrent_components::incomplete::{CompleteRoot, IncompleteFolder};
 use ecs_torrent_components::lifecycle::{ChangedFacts, Readiness};
 use ecs_torrent_components::messages::{FailTorrent, PiecesKnown, Remedy};
+use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{
     Content, Have, Label, Layout, Lifecycle, RequiresComplete, Storage, Torrent, TorrentIndex,
 };
@@ -24,25 +28,28 @@ use crate::storage::fault;
 #[derive(QueryData)]
 #[query_data(mutable)]
 pub(in crate::lifecycle) struct Opened {
-    entity: Entity,
-    torrent: &'static Torrent,
-    lifecycle: &'static Lifecycle,
-    readiness: &'static mut Readiness,
-    have: &'static Have,
-    state: &'static mut SessionState,
-    opening: Option<&'static mut Opening>,
-    storage: &'static mut Storage,
-    layout: &'static Layout,
-    content: &'static Content,
-    choice: Option<&'static FileChoice>,
-    requires_complete: Has<RequiresComplete>,
+    pub(super) entity: Entity,
+    pub(super) torrent: &'static Torrent,
+    pub(super) lifecycle: &'static Lifecycle,
+    pub(super) readiness: &'static mut Readiness,
+    pub(super) have: &'static Have,
+    pub(super) state: &'static mut SessionState,
+    pub(super) opening: Option<&'static mut Opening>,
+    pub(super) storage: &'static mut Storage,
+    pub(super) layout: &'static Layout,
+    pub(super) content: &'static Content,
+    pub(super) choice: Option<&'static FileChoice>,
+    pub(super) complete_root: Option<&'static CompleteRoot>,
+    pub(super) requires_complete: Has<RequiresComplete>,
 }
 
 /// Parameters for the decision on files that were found, apart from the torrent.
 #[derive(SystemParam)]
 pub(in crate::lifecycle) struct Finder<'w, 's> {
-    commands: Commands<'w, 's>,
-    opener: Opener<'w>,
+    pub(super) commands: Commands<'w, 's>,
+    pub(super) opener: Opener<'w>,
+    settings: Res<'w, Settings>,
+    has_incomplete_folder: Option<Res<'w, IncompleteFolder>>,
     index: Res<'w, TorrentIndex>,
     adds: ResMut<'w, Adds>,
     registry: ResMut<'w, FileRegistry>,
@@ -81,10 +88,19 @@ fn is_opening(lifecycle: &Lifecycle, readiness: Readiness) -> bool {
 }
 
 impl Finder<'_, '_> {
+    /// Returns the folder for incomplete torrents, if there is one.
+    pub(super) fn incomplete_folder(&self) -> Option<PathBuf> {
+        self.has_incomplete_folder.as_ref()?;
+        self.settings.storage.incomplete_dir.clone()
+    }
+
     /// Handles files that cannot be examined: refuses a new torrent that may not use them, and fails any other torrent.
     fn fail(&mut self, opened: &mut OpenedItem<'_, '_>, error: &DiskError) {
         opened.state.record_unopened();
         if !is_opening(opened.lifecycle, *opened.readiness) {
+            return;
+        }
+        if self.place_back(opened, error) {
             return;
         }
         let Some(opening) = &opened.opening else { return };
@@ -145,6 +161,14 @@ impl Finder<'_, '_> {
     /// Records the found files, and continues with their content.
     fn take_in(&mut self, opened: &mut OpenedItem<'_, '_>, found: FoundFiles, obstacle: Option<AddError>) {
         let is_opening = is_opening(opened.lifecycle, *opened.readiness);
+        let is_elsewhere = is_opening
+            && match &obstacle {
+                Some(error) => self.place_back(opened, error),
+                None => self.place_incomplete(opened, &found),
+            };
+        if is_elsewhere {
+            return;
+        }
         // Whether a torrent that stops now may use them is decided when it runs again.
         let is_decided = is_opening || !opened.opening.as_ref().is_some_and(|opening| opening.is_new());
         let is_allowed = is_decided && obstacle.is_none();
@@ -187,6 +211,15 @@ impl Finder<'_, '_> {
         let keys = FolderKeys::new(root).with_folders(opened.state.folders());
         let keys = keys.of_table(files, |index| opened.state.id(index));
         self.registry.set(opened.torrent.id(), &opened.torrent.name, keys);
+        let placed = opened
+            .opening
+            .as_ref()
+            .and_then(|opening| opening.complete_root.as_deref());
+        let known = opened.complete_root.map(|complete| complete.root.as_path());
+        if let Some(root) = placed.or(known) {
+            let keys = FolderKeys::new(root).of_table(files, |_| None);
+            self.registry.add(opened.torrent.id(), &opened.torrent.name, keys);
+        }
         let is_shared = !self.registry.shared_files(opened.torrent.id()).is_empty();
         let must = is_shared && opened.state.stop_overwriting();
         if must {

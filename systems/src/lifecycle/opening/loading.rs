@@ -9,7 +9,7 @@ use bytes::Bytes;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{AddError, CommandQueue, Reply, SupplyMetadata, Unsaved};
 use ecs_torrent_components::lifecycle::{AwaitingSession, ChangedFacts, Desired, Readiness};
-use ecs_torrent_components::messages::{FailTorrent, PiecesKnown, PrivacyKnown, Remedy, SessionLoaded};
+use ecs_torrent_components::messages::{FailTorrent, FilesPlaced, PiecesKnown, PrivacyKnown, Remedy, SessionLoaded};
 use ecs_torrent_components::names::NewNames;
 use ecs_torrent_components::session::Session;
 use ecs_torrent_components::torrent::{
@@ -209,10 +209,17 @@ impl ResumedItem<'_, '_> {
         {
             self.storage.root = root;
         }
+        if !self.opening.is_again {
+            self.find_incomplete(session.as_deref());
+        }
+        let has_session = session.is_some();
         // A session of files in another folder does not apply.
         let session = session.filter(|session| {
             session.root == self.storage.root || session.resolved.as_ref() == Some(&self.storage.root)
         });
+        if has_session && session.is_none() {
+            commands.trigger(FilesPlaced { torrent: entity });
+        }
         let session = session.filter(|session| self.saved.state.has_names_of(session));
         if let Some(names) = session.as_ref().map(|session| session.names()) {
             self.take_names(&names);
@@ -231,13 +238,22 @@ impl ResumedItem<'_, '_> {
         if is_damaged {
             self.saved.state.record_damaged();
         }
-        // The files are not known before the metadata is. The torrent is durable before that, and so is what users have
-        // added to it before its session was loaded.
+        // The files are not known before the metadata is. The torrent is durable before that, and so is what users
+        // have added to it before its session was loaded.
         let is_unsaved = is_damaged && (self.opening.is_resumed || !self.opening.is_new());
         if self.content.is_none() || is_unsaved || !self.saved.state.has_saved_additions() {
             save.write(SaveTorrent { torrent: entity });
         }
         self.opening.session = session;
+    }
+
+    /// Continues in the folder for incomplete torrents if the user named the download folder to which the files go.
+    fn find_incomplete(&mut self, session: Option<&Session>) {
+        if let Some(session) = session
+            && session.complete_root.as_ref() == Some(&self.storage.root)
+        {
+            self.storage.root.clone_from(&session.root);
+        }
     }
 
     /// Gives the torrent and its files the names that the user chose.
@@ -326,6 +342,10 @@ impl ResumedItem<'_, '_> {
         let keys = FolderKeys::new(resolved.unwrap_or(&self.storage.root)).with_saved(folder);
         let keys = keys.of_table(&content.0.info.files, |index| ids.get(index).copied().flatten());
         registry.set(self.torrent.id(), &self.torrent.name, keys);
+        if let Some(root) = session.and_then(|session| session.complete_root.as_deref()) {
+            let keys = FolderKeys::new(root).of_table(&content.0.info.files, |_| None);
+            registry.add(self.torrent.id(), &self.torrent.name, keys);
+        }
         if let Some(moving) = self.saved.state.moving() {
             let files = moving.names.table(&content.0.info.files);
             let keys = FolderKeys::new(&moving.root).of_table(&files, |_| None);
