@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path};
+use std::sync::{Mutex, PoisonError};
 
 use ecs_torrent_components::session::{FileId, FileStamp};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, mkdirat, openat, statat, unlinkat};
@@ -204,7 +205,14 @@ pub(crate) fn open_folder_below(root: BorrowedFd<'_>, path: &str) -> io::Result<
     open_with(root, path, FOLDER | OFlags::RDONLY, Mode::empty())
 }
 
-/// Creates the folders above a file if they are missing, and calls `mark` with each that it created.
+/// The name of a new folder below the root until it has its mark. Reserved: an empty folder of this name is deleted.
+pub(crate) const NEW_FOLDER: &str = ".ecs-torrent-new-folder";
+
+/// One folder at a time carries [`NEW_FOLDER`].
+static CREATING: Mutex<()> = Mutex::new(());
+
+/// Creates the folders above a file if they are missing, and calls `mark` with each that it created. A folder gets its
+/// name after its mark, so that a kill leaves no unmarked folder.
 pub(crate) fn create_folders(root: BorrowedFd<'_>, path: &str, mark: impl Fn(&OwnedFd)) -> io::Result<()> {
     let Some((folders, _)) = path.rsplit_once('/') else {
         return Ok(());
@@ -212,18 +220,81 @@ pub(crate) fn create_folders(root: BorrowedFd<'_>, path: &str, mark: impl Fn(&Ow
     let mut folder: Option<OwnedFd> = None;
     for component in folders.split('/') {
         let parent = folder.as_ref().map_or(root, AsFd::as_fd);
-        let is_new = match mkdirat(parent, component, FOLDER_MODE) {
-            Ok(()) => true,
-            Err(Errno::EXIST) => false,
-            Err(error) => return Err(error.into()),
+        let opened = match open_folder(parent, component) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => create_folder(root, parent, component, &mark)?,
+            result => result?,
         };
-        let opened = open_folder(parent, component)?;
-        if is_new {
-            mark(&opened);
-        }
         folder = Some(opened);
     }
     Ok(())
+}
+
+/// Creates and marks a folder, or opens the one that somebody else created meanwhile.
+fn create_folder(
+    root: BorrowedFd<'_>,
+    parent: BorrowedFd<'_>,
+    name: &str,
+    mark: impl Fn(&OwnedFd),
+) -> io::Result<OwnedFd> {
+    if let Ok(folder) = create_marked_folder(root, parent, name, &mark) {
+        return Ok(folder);
+    }
+    // File systems that cannot rename without replacing, and folders on another file system than the root.
+    let is_new = match mkdirat(parent, name, FOLDER_MODE) {
+        Ok(()) => true,
+        Err(Errno::EXIST) => false,
+        Err(error) => return Err(error.into()),
+    };
+    let folder = open_folder(parent, name)?;
+    if is_new {
+        mark(&folder);
+    }
+    Ok(folder)
+}
+
+fn create_marked_folder(
+    root: BorrowedFd<'_>,
+    parent: BorrowedFd<'_>,
+    name: &str,
+    mark: impl Fn(&OwnedFd),
+) -> io::Result<OwnedFd> {
+    let _creating = CREATING.lock().unwrap_or_else(PoisonError::into_inner);
+    delete_new_folder(root);
+    mkdirat(root, NEW_FOLDER, FOLDER_MODE)?;
+    let folder = open_folder(root, NEW_FOLDER)?;
+    mark(&folder);
+    let named = give_name_to_folder(root, parent, name);
+    if named.is_err() {
+        delete_new_folder(root);
+    }
+    named.map(|()| folder)
+}
+
+fn give_name_to_folder(root: BorrowedFd<'_>, parent: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    return Ok(rustix::fs::renameat_with(
+        root,
+        NEW_FOLDER,
+        parent,
+        name,
+        rustix::fs::RenameFlags::NOREPLACE,
+    )?);
+    #[cfg(not(target_os = "linux"))]
+    return {
+        let _ = (root, parent, name);
+        Err(io::ErrorKind::Unsupported.into())
+    };
+}
+
+/// Deletes the unnamed folder that a kill may have left.
+fn delete_new_folder(root: BorrowedFd<'_>) {
+    let _ = remove_folder(root, NEW_FOLDER);
+}
+
+/// Deletes the folder that a kill may have left below `root` while it was being created.
+pub(crate) fn clean(root: BorrowedFd<'_>) {
+    let _creating = CREATING.lock().unwrap_or_else(PoisonError::into_inner);
+    delete_new_folder(root);
 }
 
 /// The folder of a file, kept open from one file to the next, since a torrent lists the files of a folder together. It
@@ -491,6 +562,33 @@ mod tests {
             assert_eq!(is_marked_first.get(), unnamed.is_ok(), "{path}");
             assert!(folder.path().join(path).is_file());
         }
+    }
+
+    /// A kill between the creation and the mark would leave a folder that counts as the user's.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_folder_has_its_mark_before_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = open_folder_at(folder.path()).unwrap();
+        let exists = |path: &str| folder.path().join(path).exists();
+        fs::create_dir(folder.path().join(NEW_FOLDER)).unwrap();
+        let marked = std::cell::Cell::new(0);
+        let mark = |_: &OwnedFd| {
+            assert!(!exists(["a", "a/b"][marked.get()]));
+            marked.set(marked.get() + 1);
+        };
+        create_folders(root.as_fd(), "a/b/file", mark).unwrap();
+        assert_eq!(marked.get(), 2);
+        assert!(exists("a/b") && !exists(NEW_FOLDER));
+
+        fs::create_dir(folder.path().join(NEW_FOLDER)).unwrap();
+        clean(root.as_fd());
+        assert!(!exists(NEW_FOLDER), "left by a kill");
+        fs::create_dir(folder.path().join(NEW_FOLDER)).unwrap();
+        fs::write(folder.path().join(NEW_FOLDER).join("photo"), "").unwrap();
+        create_folders(root.as_fd(), "c/file", |_| ()).unwrap();
+        clean(root.as_fd());
+        assert!(exists("c") && folder.path().join(NEW_FOLDER).join("photo").exists());
     }
 
     /// Fault 12: a link, to a file or a folder, outside or in a loop, is never followed.

@@ -68,6 +68,7 @@ impl Files {
 
     /// Deletes folders below the download folder that a torrent created and that are empty.
     pub(super) fn remove_folders(&self, root: &OwnedFd, folders: BTreeSet<&str>) {
+        beneath::clean(root.as_fd());
         // Deepest first: subfolders sort after their parent folder.
         for folder in folders.into_iter().rev() {
             let is_own = |folder: &OwnedFd| {
