@@ -104,7 +104,7 @@ pub enum ReadError {
     #[error("the reader is closed")]
     Closed,
     /// The data did not arrive in time.
-    #[error("no peer has sent byte {offset} of {path} for {seconds} s, see readers.timeout_s")]
+    #[error("byte {offset} of {path} did not arrive within {seconds} s; the torrent is {state}, see readers.timeout_s")]
     TimedOut {
         /// The file, below the download folder.
         path: Box<str>,
@@ -112,6 +112,8 @@ pub enum ReadError {
         offset: u64,
         /// The time limit.
         seconds: u64,
+        /// The state of the torrent.
+        state: TorrentState,
     },
     /// The disk failed.
     #[error("{torrent} cannot be read: {reason}")]

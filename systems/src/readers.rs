@@ -6,7 +6,7 @@
 
 mod window;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +14,8 @@ use std::time::Duration;
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use bevy_ecs::system::SystemParam;
+use bevy_platform::collections::HashMap;
+use bevy_platform::collections::hash_map::Entry;
 use bytes::Bytes;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{CommandQueue, Reply, TorrentNotFound};
@@ -62,6 +64,7 @@ pub const READS: Purpose = purpose!("read for readers");
 #[derive(Resource, Debug, Default)]
 pub struct Readers {
     open: BTreeMap<ReaderId, Reader>,
+    by_torrent: HashMap<Entity, BTreeSet<ReaderId>>,
     reads: Jobs<DiskRead>,
     checks: Deadlines<ReaderId>,
 }
@@ -79,6 +82,28 @@ impl Readers {
         self.open.is_empty()
     }
 
+    fn insert(&mut self, id: ReaderId, reader: Reader) {
+        self.by_torrent.entry(reader.torrent).or_default().insert(id);
+        self.open.insert(id, reader);
+    }
+
+    fn remove(&mut self, id: ReaderId) -> Option<Reader> {
+        let reader = self.open.remove(&id)?;
+        if let Entry::Occupied(mut of_torrent) = self.by_torrent.entry(reader.torrent) {
+            of_torrent.get_mut().remove(&id);
+            if of_torrent.get().is_empty() {
+                of_torrent.remove();
+            }
+        }
+        Some(reader)
+    }
+
+    /// Returns the readers of a torrent.
+    fn of(&self, torrent: Entity) -> impl Iterator<Item = &Reader> + '_ {
+        let ids = self.by_torrent.get(&torrent).into_iter().flatten();
+        ids.filter_map(|id| self.open.get(id))
+    }
+
     /// Schedules the next check of a reader, unless an earlier one is scheduled.
     fn schedule_check(&mut self, id: ReaderId, settings: &ReaderSettings) {
         let Some(reader) = self.open.get_mut(&id) else { return };
@@ -91,15 +116,15 @@ impl Readers {
 
     /// Returns the pieces that the readers of a torrent wait for or read next, with their deadlines.
     pub fn deadlines_of(&self, torrent: Entity) -> impl Iterator<Item = (Timestamp, u32)> + '_ {
-        let readers = self.open.values().filter(move |reader| reader.torrent == torrent);
-        readers.flat_map(|reader| reader.window.deadlines())
+        self.of(torrent).flat_map(|reader| reader.window.deadlines())
     }
 
     /// Returns the bytes that each reader of a torrent may still read: those from its place to the end of its file, as
     /// offsets in the torrent. A reader that has not read yet, or that has ended, has none.
     pub fn places_of(&self, torrent: Entity) -> impl Iterator<Item = Range<u64>> + '_ {
-        let readers = self.open.values().filter(move |reader| reader.torrent == torrent);
-        let reading = readers.filter(|reader| reader.has_read && reader.ended.is_none());
+        let reading = self
+            .of(torrent)
+            .filter(|reader| reader.has_read && reader.ended.is_none());
         reading.map(|reader| reader.position..reader.bytes.end)
     }
 }
@@ -277,12 +302,16 @@ struct Changes<'w, 's> {
 }
 
 impl Changes<'_, '_> {
-    fn torrents(&mut self) -> Vec<Entity> {
-        let mut torrents: Vec<Entity> = self.stored.read().map(|stored| stored.torrent).collect();
-        torrents.extend(self.known.read().map(|known| known.torrent));
-        torrents.extend(self.wanted.read().map(|wanted| wanted.torrent));
-        torrents.extend(self.lifecycle.read().map(|changed| changed.torrent));
-        torrents
+    /// Returns the changed torrents that have readers.
+    fn torrents(&mut self, readers: &Readers) -> Vec<Entity> {
+        let stored = self.stored.read().map(|stored| stored.torrent);
+        let known = self.known.read().map(|known| known.torrent);
+        let wanted = self.wanted.read().map(|wanted| wanted.torrent);
+        let lifecycle = self.lifecycle.read().map(|changed| changed.torrent);
+        let changed = stored.chain(known).chain(wanted).chain(lifecycle);
+        changed
+            .filter(|torrent| readers.by_torrent.contains_key(torrent))
+            .collect()
     }
 }
 
@@ -305,13 +334,13 @@ struct ReaderParams<'w, 's> {
 
 /// Carries out commands, answers reads whose pieces are held, and moves the windows of readers.
 fn serve_readers(mut queue: ResMut<CommandQueue<ReaderCommand>>, mut changes: Changes, mut params: ReaderParams) {
-    let mut touched = changes.torrents();
+    let mut touched = changes.torrents(&params.readers);
     for command in queue.0.drain(..) {
         match command {
             ReaderCommand::Open(command) => params.open(command, &mut touched),
             ReaderCommand::Read(command) => params.read(command, &mut touched),
             ReaderCommand::Close(reader) => {
-                let closed = params.readers.open.remove(&reader);
+                let closed = params.readers.remove(reader);
                 touched.extend(closed.map(|reader| reader.torrent));
             }
         }
@@ -340,7 +369,7 @@ impl ReaderParams<'_, '_> {
                 path: reader.path.clone(),
                 length: reader.bytes.end - reader.bytes.start,
             };
-            self.readers.open.insert(id, reader);
+            self.readers.insert(id, reader);
             opened
         });
         command.reply.send(opened);
@@ -392,16 +421,17 @@ impl ReaderParams<'_, '_> {
     /// Makes room for a new reader: closes a reader that has ended, or the one that has been idle longest.
     fn make_room(&mut self, touched: &mut Vec<Entity>) -> Result<(), ReadError> {
         let (now, settings) = (self.clock.now(), &self.settings.readers);
-        let readers = &mut self.readers.open;
+        let readers = &mut *self.readers;
         while readers.len() >= settings.max_readers {
             let idle = readers
+                .open
                 .iter()
                 .filter(|(_, reader)| reader.ended.is_some() || reader.is_idle(now, settings));
             let idle = idle.min_by_key(|(_, reader)| (reader.ended.is_none(), reader.used));
             let Some((&id, _)) = idle else {
                 return Err(ReadError::TooMany(readers.len()));
             };
-            touched.extend(readers.remove(&id).map(|reader| reader.torrent));
+            touched.extend(readers.remove(id).map(|reader| reader.torrent));
         }
         Ok(())
     }
@@ -412,7 +442,7 @@ impl ReaderParams<'_, '_> {
             return command.reply.send(Err(ReadError::Closed));
         };
         if let Some(error) = reader.ended.take() {
-            self.readers.open.remove(&command.reader);
+            self.readers.remove(command.reader);
             return command.reply.send(Err(error));
         }
         reader.used = now;
@@ -482,11 +512,16 @@ impl ReaderParams<'_, '_> {
                 .waiting
                 .take_if(|waiting| waiting.since + seconds(settings.timeout_s) <= now)
             {
-                late.reply.send(Err(ReadError::TimedOut {
-                    path: reader.path.clone(),
-                    offset: late.offset - reader.bytes.start,
-                    seconds: settings.timeout_s,
-                }));
+                let error = match self.torrents.get(reader.torrent) {
+                    Ok((_, lifecycle, ..)) => ReadError::TimedOut {
+                        path: reader.path.clone(),
+                        offset: late.offset - reader.bytes.start,
+                        seconds: settings.timeout_s,
+                        state: lifecycle.state(),
+                    },
+                    Err(_) => TorrentNotFound(reader.hash).into(),
+                };
+                late.reply.send(Err(error));
             }
             touched.push(reader.torrent);
             if !reader.is_idle(now, settings) && reader.ended.is_none() {
@@ -500,10 +535,17 @@ impl ReaderParams<'_, '_> {
     /// Ends the readers of a torrent that does not run, begins the reads whose pieces are held, and moves the windows.
     fn examine(&mut self, entity: Entity) {
         let (now, settings) = (self.clock.now(), &self.settings.readers);
-        let Readers { open, reads, .. } = &mut *self.readers;
+        let Readers {
+            open,
+            by_torrent,
+            reads,
+            ..
+        } = &mut *self.readers;
         let found = self.torrents.get(entity);
-        let of_torrent = |(_, reader): &(&ReaderId, &mut Reader)| reader.torrent == entity && reader.ended.is_none();
-        for (&id, reader) in open.iter_mut().filter(of_torrent) {
+        for &id in by_torrent.get(&entity).into_iter().flatten() {
+            let Some(reader) = open.get_mut(&id).filter(|reader| reader.ended.is_none()) else {
+                continue;
+            };
             let Ok((_, lifecycle, readiness, Some(content), Some(have), storage, (_, wanted))) = found else {
                 reader.end(TorrentNotFound(reader.hash).into());
                 continue;

@@ -2,6 +2,7 @@
 
 use ecs_torrent::bevy_ecs::world::World;
 use ecs_torrent::components::commands::{PauseOrStart, PauseTorrent, RemoveOptions, RemoveTorrent, SetFiles};
+use ecs_torrent::components::lifecycle::TorrentState;
 use ecs_torrent::components::readers::{
     OpenReader, OpenedReader, PieceDeadlines, ReadError, ReadFile, ReaderCommand, ReaderId,
 };
@@ -341,6 +342,7 @@ fn the_number_of_readers_is_bounded() {
             ReadError::TimedOut {
                 offset: 0,
                 seconds: 60,
+                state: TorrentState::Downloading,
                 ..
             }
         ),
