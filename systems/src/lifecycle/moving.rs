@@ -53,9 +53,17 @@ pub(super) fn has_events(disk: &DiskPort) -> bool {
 /// The callers that wait for moves.
 #[derive(Resource, Debug, Default)]
 pub(super) struct Moves {
-    /// Moves that the disk checks before they begin.
-    checks: EntityHashMap<MoveTorrent>,
-    running: EntityHashMap<MoveReply>,
+    /// Moves that the disk checks before they begin, each with the storage of the check.
+    checks: EntityHashMap<(StorageId, MoveTorrent)>,
+    running: EntityHashMap<RunningMove>,
+}
+
+/// The caller of a move that has begun.
+#[derive(Debug)]
+struct RunningMove {
+    reply: MoveReply,
+    /// A relocation ends when the session is durable, a move when the old files are deleted.
+    is_relocation: bool,
 }
 
 impl Moves {
@@ -73,7 +81,7 @@ impl Moves {
             moving: Box::new(moving),
             step: MoveStep::Check,
         });
-        self.checks.insert(torrent, command);
+        self.checks.insert(torrent, (storage, command));
     }
 
     /// Lets the disk look for the files in another folder, where the user says they are.
@@ -88,18 +96,33 @@ impl Moves {
             claims: moving.claims,
             needs: moving.needs,
         });
-        self.checks.insert(torrent, command);
+        self.checks.insert(torrent, (storage, command));
     }
 
     /// Adds the caller that waits for a move to end.
-    pub(super) fn add(&mut self, torrent: Entity, reply: MoveReply) {
-        self.running.insert(torrent, reply);
+    pub(super) fn add(&mut self, torrent: Entity, reply: MoveReply, is_relocation: bool) {
+        self.running.insert(torrent, RunningMove { reply, is_relocation });
+    }
+
+    /// Takes the move whose check has ended, unless another check was begun since.
+    fn take_checked(&mut self, torrent: Entity, storage: StorageId) -> Option<MoveTorrent> {
+        let is_current = self
+            .checks
+            .get(&torrent)
+            .is_some_and(|(checked, _)| *checked == storage);
+        is_current
+            .then(|| self.checks.remove(&torrent))?
+            .map(|(_, command)| command)
+    }
+
+    fn is_relocating(&self, torrent: Entity) -> bool {
+        self.running.get(&torrent).is_some_and(|running| running.is_relocation)
     }
 
     /// Answers the caller that waits for a move, if there is one.
     pub(super) fn answer(&mut self, torrent: Entity, result: Result<MovedFiles, MoveError>) {
-        if let Some(reply) = self.running.remove(&torrent) {
-            reply.send(result);
+        if let Some(running) = self.running.remove(&torrent) {
+            running.reply.send(result);
         }
     }
 
@@ -171,7 +194,7 @@ pub(super) fn collect_checked(
             tag: None,
             storage: StorageId(event.tag.number),
         });
-        let Some(command) = moves.checks.remove(&torrent) else {
+        let Some(command) = moves.take_checked(torrent, StorageId(event.tag.number)) else {
             continue;
         };
         let listed = torrents.get_mut(torrent).ok();
@@ -182,7 +205,12 @@ pub(super) fn collect_checked(
         let found = match event.outcome {
             Ok(DiskDone::Moved(found)) => *found,
             Ok(DiskDone::Opened(found)) => found,
-            Ok(_) => continue,
+            Ok(_) => {
+                command
+                    .reply
+                    .send(Err(MoveError::Interrupted(checked.torrent.name.clone())));
+                continue;
+            }
             Err(error) => {
                 command.reply.send(Err(refusal(&checked.torrent.name, &error)));
                 continue;
@@ -207,7 +235,7 @@ pub(super) fn collect_checked(
             };
             let root = command.root.unwrap_or_else(|| checked.storage.root.clone());
             checked.state.begin_move(root, command.names, stage);
-            moves.add(torrent, command.reply);
+            moves.add(torrent, command.reply, command.is_there);
             stops.close_for_move(torrent);
         }
         opener.wakeup.at(opener.clock.now());
@@ -261,9 +289,7 @@ impl CheckedItem<'_, '_> {
                 })
             })
     }
-}
 
-impl CheckedItem<'_, '_> {
     /// Returns a file that the torrent has and that was not found with its length. Files that were written since the
     /// last save are known by their pieces.
     fn missing_file(&self, found: &FoundFiles) -> Option<PathBuf> {
@@ -373,6 +399,7 @@ pub(super) fn settle_relocations(
 ) {
     for SessionWritten { torrent, .. } in written.read() {
         if let Ok((state, storage)) = torrents.get(*torrent)
+            && moves.is_relocating(*torrent)
             && state.moving().is_none()
             && state.is_durable()
         {

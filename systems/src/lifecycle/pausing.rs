@@ -260,7 +260,7 @@ impl Effects<'_> {
             Some(moving) if is_here && matches!(moving.stage, MoveStage::Copying | MoveStage::Undoing) => {
                 torrent.state.undo_move();
                 self.moves.interrupt(entity, &name);
-                self.moves.add(entity, command.reply);
+                self.moves.add(entity, command.reply, false);
                 self.stops.close_for_move(entity);
             }
             Some(_) => command.reply.send(Err(MoveError::Running(name))),
