@@ -1,5 +1,6 @@
 //! Optional features: engines without one of them move a torrent and stop.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ecs_torrent::bevy_app::{PluginGroup, PluginGroupBuilder};
@@ -47,71 +48,106 @@ fn moves(name: &str, without: Without) {
     assert!(is_gone, "without {name}, a torrent stops");
 }
 
-#[test]
-fn an_engine_works_without_each_optional_feature() {
-    moves(
-        "smart ban",
-        Without(PluginGroupBuilder::disable::<smart_ban::SmartBanPlugin>),
-    );
-    moves(
-        "suggestions",
-        Without(PluginGroupBuilder::disable::<suggesting::SuggestingPlugin>),
-    );
-    moves("peer exchange", Without(PluginGroupBuilder::disable::<pex::PexPlugin>));
-    let without_dht = |all: PluginGroupBuilder| all.disable::<dht::DhtPlugin>().disable::<following::FollowingPlugin>();
-    moves("the distributed hash table", Without(without_dht));
-    moves(
-        "the log of changes",
-        Without(PluginGroupBuilder::disable::<changes::ChangesPlugin>),
-    );
-    moves(
-        "seeding limits",
-        Without(PluginGroupBuilder::disable::<seeding::SeedingPlugin>),
-    );
-    moves("the queue", Without(PluginGroupBuilder::disable::<queue::QueuePlugin>));
-    moves(
-        "the folder for incomplete torrents",
-        Without(PluginGroupBuilder::disable::<incomplete::IncompletePlugin>),
-    );
-    moves("labels", Without(PluginGroupBuilder::disable::<labels::LabelsPlugin>));
-    moves("dates", Without(PluginGroupBuilder::disable::<dates::DatesPlugin>));
-    moves(
-        "followed links",
-        Without(PluginGroupBuilder::disable::<following::FollowingPlugin>),
-    );
-    moves(
-        "local discovery",
-        Without(PluginGroupBuilder::disable::<lsd::LsdPlugin>),
-    );
-    moves(
-        "scrapes",
-        Without(PluginGroupBuilder::disable::<trackers::ScrapePlugin>),
-    );
-    moves(
-        "edits of trackers",
-        Without(PluginGroupBuilder::disable::<trackers::TrackerControlPlugin>),
-    );
-    let without_trackers = |all: PluginGroupBuilder| {
+/// The optional features: how to leave out each, and how its plugin is named in the list of the features. A feature
+/// that another one needs is left out together with it.
+const OPTIONAL: &[(&str, fn(PluginGroupBuilder) -> PluginGroupBuilder)] = &[
+    ("changes::ChangesPlugin", |all| all.disable::<changes::ChangesPlugin>()),
+    ("dates::DatesPlugin", |all| all.disable::<dates::DatesPlugin>()),
+    ("dht::DhtPlugin", |all| {
+        all.disable::<dht::DhtPlugin>().disable::<following::FollowingPlugin>()
+    }),
+    ("extensions::ExtensionsPlugin", |all| {
+        all.disable::<extensions::ExtensionsPlugin>()
+    }),
+    ("following::FollowingPlugin", |all| {
+        all.disable::<following::FollowingPlugin>()
+    }),
+    ("hints::HintsPlugin", |all| all.disable::<hints::HintsPlugin>()),
+    ("incomplete::IncompletePlugin", |all| {
+        all.disable::<incomplete::IncompletePlugin>()
+    }),
+    ("labels::LabelsPlugin", |all| all.disable::<labels::LabelsPlugin>()),
+    ("lsd::LsdPlugin", |all| all.disable::<lsd::LsdPlugin>()),
+    ("metadata::MetadataPlugin", |all| {
+        all.disable::<metadata::MetadataPlugin>()
+    }),
+    ("pex::PexPlugin", |all| all.disable::<pex::PexPlugin>()),
+    ("queue::QueuePlugin", |all| all.disable::<queue::QueuePlugin>()),
+    ("readers::ReadersPlugin", |all| all.disable::<readers::ReadersPlugin>()),
+    ("seeding::SeedingPlugin", |all| all.disable::<seeding::SeedingPlugin>()),
+    ("smart_ban::SmartBanPlugin", |all| {
+        all.disable::<smart_ban::SmartBanPlugin>()
+    }),
+    ("stats::StatsPlugin", |all| all.disable::<stats::StatsPlugin>()),
+    ("suggesting::SuggestingPlugin", |all| {
+        all.disable::<suggesting::SuggestingPlugin>()
+    }),
+    ("trackers::ScrapePlugin", |all| all.disable::<trackers::ScrapePlugin>()),
+    ("trackers::TrackerControlPlugin", |all| {
+        all.disable::<trackers::TrackerControlPlugin>()
+    }),
+    ("trackers::TrackersPlugin", |all| {
         all.disable::<trackers::TrackersPlugin>()
             .disable::<trackers::ScrapePlugin>()
             .disable::<trackers::TrackerControlPlugin>()
-    };
-    moves("trackers", Without(without_trackers));
-    moves(
-        "extensions",
-        Without(PluginGroupBuilder::disable::<extensions::ExtensionsPlugin>),
-    );
-    moves(
-        "metadata exchange",
-        Without(PluginGroupBuilder::disable::<metadata::MetadataPlugin>),
-    );
-    moves(
-        "hints of magnet links",
-        Without(PluginGroupBuilder::disable::<hints::HintsPlugin>),
-    );
-    moves(
-        "readers",
-        Without(PluginGroupBuilder::disable::<readers::ReadersPlugin>),
-    );
-    moves("stats", Without(PluginGroupBuilder::disable::<stats::StatsPlugin>));
+    }),
+];
+
+/// The features that an engine needs.
+const REQUIRED: &[&str] = &[
+    "OrderPlugin",
+    "accepting::AcceptingPlugin",
+    "assembly::AssemblyPlugin",
+    "availability::AvailabilityPlugin",
+    "checking::CheckingPlugin",
+    "choking::ChokingPlugin",
+    "counters::CountersPlugin",
+    "dialing::DialingPlugin",
+    "disconnecting::DisconnectingPlugin",
+    "files::FilesPlugin",
+    "flushing::FlushingPlugin",
+    "frames::FramesPlugin",
+    "greeting::GreetingPlugin",
+    "handshaking::HandshakingPlugin",
+    "having::HavingPlugin",
+    "lifecycle::LifecyclePlugin",
+    "limits::LimitsPlugin",
+    "ownership::OwnershipPlugin",
+    "picking::PickingPlugin",
+    "reaping::ReapingPlugin",
+    "sessions::SessionsPlugin",
+    "settings::SettingsPlugin",
+    "storage::StoragePlugin",
+    "streams::StreamsPlugin",
+    "timeouts::TimeoutsPlugin",
+    "uploading::UploadingPlugin",
+    "verification::VerificationPlugin",
+];
+
+/// A new feature is either left out by the next test or named as required.
+#[test]
+fn each_feature_is_optional_or_required() {
+    let source = include_str!("../../systems/src/lib.rs");
+    let added = source.split(".add(").skip(1).filter_map(|rest| rest.split_once(')'));
+    let added: BTreeSet<&str> = added.map(|(name, _)| name).collect();
+    let optional = OPTIONAL.iter().map(|(name, _)| *name);
+    let named: Vec<&str> = optional.chain(REQUIRED.iter().copied()).collect();
+    assert_eq!(added, named.iter().copied().collect());
+    assert_eq!(added.len(), named.len(), "a feature is named twice");
+    let documented = source.split("/// Some features are optional").nth(1).unwrap();
+    let (documented, _) = documented.split_once("pub struct TorrentPlugins").unwrap();
+    for (name, _) in OPTIONAL {
+        let (module, _) = name.split_once("::").unwrap();
+        assert!(
+            documented.contains(&format!("[`{module}`]")),
+            "{module} is not in the documentation"
+        );
+    }
+}
+
+#[test]
+fn an_engine_works_without_each_optional_feature() {
+    for &(name, without) in OPTIONAL {
+        moves(name, Without(without));
+    }
 }
