@@ -15,10 +15,12 @@ use ecs_torrent_components::seeding::SeedingLimit;
 use ecs_torrent_components::settings::SeedingAction;
 use ecs_torrent_components::torrent::{Lifecycle, Torrent};
 use ecs_torrent_components::tracker::Tracker;
-use ecs_torrent_engine::schedule::{Tick, TickSet};
+use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::compact::Family;
 use ecs_torrent_protocol::magnet::MutableLink;
 use ecs_torrent_protocol::tracker::redacted;
+use ecs_torrent_systems::ReapSet;
+use ecs_torrent_systems::conditions::{has_messages, has_optional_messages};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
@@ -222,9 +224,10 @@ fn warn_of_loss(missed: u64) {
     tracing::warn!(missed, "a subscriber was too slow and lost events");
 }
 
-/// Publishes messages of the world as events.
-#[derive(Clone)]
-pub(crate) struct EventsPlugin(broadcast::Sender<Event>);
+/// Publishes messages of the world as events. Every [`Engine`](crate::Engine) has it; an engine of the simulator gets
+/// it as another plugin.
+#[derive(Debug, Clone)]
+pub struct EventsPlugin(broadcast::Sender<Event>);
 
 impl Default for EventsPlugin {
     fn default() -> Self {
@@ -253,11 +256,27 @@ impl EventSender {
 
 impl Plugin for EventsPlugin {
     fn build(&self, app: &mut App) {
-        // The features that register and write some of these messages are optional.
-        let dht = publish_dht_events.run_if(resource_exists::<Messages<DhtReady>>);
-        let links = publish_link_events.run_if(resource_exists::<Messages<LinkUpdated>>);
+        let has_news = has_messages::<TorrentAdded>
+            .or_else(has_messages::<MetadataSaved>)
+            .or_else(has_messages::<TorrentStarted>)
+            .or_else(has_messages::<TorrentCompleted>)
+            .or_else(has_messages::<TorrentBlocked>)
+            .or_else(has_messages::<TorrentRestarting>)
+            .or_else(has_messages::<TorrentFailed>)
+            .or_else(has_messages::<TorrentPaused>)
+            .or_else(has_optional_messages::<SeedingLimitReached>)
+            .or_else(has_messages::<TorrentStopped>)
+            .or_else(has_messages::<LifecycleChanged>)
+            .or_else(has_messages::<TrackerFailed>);
+        // The features that register and write these messages are optional.
+        let has_dht_news = has_optional_messages::<DhtReady>
+            .or_else(has_optional_messages::<DhtAddressKnown>)
+            .or_else(has_optional_messages::<DhtAnnounced>);
+        let dht = publish_dht_events.run_if(has_dht_news);
+        let links = publish_link_events.run_if(has_optional_messages::<LinkUpdated>);
+        let systems = (publish_events.run_if(has_news), dht, links).chain();
         app.insert_resource(EventSender(self.0.clone()))
-            .add_systems(Tick, (publish_events, dht, links).chain().after(TickSet::Reap));
+            .add_systems(Tick, systems.in_set(ReapSet::Report));
     }
 }
 

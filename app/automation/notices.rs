@@ -10,8 +10,10 @@ use ecs_torrent_components::labels::Labels;
 use ecs_torrent_components::lifecycle::Desired;
 use ecs_torrent_components::messages::{LifecycleChanged, TorrentAdded, TorrentCompleted, TorrentStopped};
 use ecs_torrent_components::torrent::{Layout, Storage, Torrent};
-use ecs_torrent_engine::schedule::{Tick, TickSet};
+use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::hash::InfoHash;
+use ecs_torrent_systems::ReapSet;
+use ecs_torrent_systems::conditions::has_messages;
 use serde::Serialize;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
@@ -68,8 +70,12 @@ impl Plugin for NoticePlugin {
             sender: self.0.clone(),
             removals: BTreeMap::new(),
         };
+        let has_news = has_messages::<TorrentAdded>
+            .or_else(has_messages::<TorrentCompleted>)
+            .or_else(has_messages::<LifecycleChanged>)
+            .or_else(has_messages::<TorrentStopped>);
         app.insert_resource(notice_sender)
-            .add_systems(Tick, send_notices.after(TickSet::Reap));
+            .add_systems(Tick, send_notices.run_if(has_news).in_set(ReapSet::Report));
     }
 }
 

@@ -15,8 +15,15 @@ use ecs_torrent_engine::port::{Port, PortEvent, Purpose};
 use ecs_torrent_protocol::time::Timestamp;
 
 /// Returns whether there are messages of a type.
-pub(crate) fn has_messages<M: Message>(messages: Res<Messages<M>>) -> bool {
+#[must_use]
+pub fn has_messages<M: Message>(messages: Res<Messages<M>>) -> bool {
     !messages.is_empty()
+}
+
+/// Returns whether there are messages of a type that only an optional feature registers.
+#[must_use]
+pub fn has_optional_messages<M: Message>(messages: Option<Res<Messages<M>>>) -> bool {
+    messages.is_some_and(has_messages)
 }
 
 /// Returns whether there are messages of one of two types.
@@ -70,6 +77,10 @@ mod tests {
     #[derive(Message)]
     struct Two;
 
+    /// Not registered.
+    #[derive(Message)]
+    struct Three;
+
     /// In a tick without work, systems are skipped.
     #[test]
     fn a_condition_holds_only_where_there_is_work() {
@@ -78,10 +89,12 @@ mod tests {
         bed.world.init_resource::<Messages<Two>>();
         bed.world.init_resource::<CommandQueue<GetStats>>();
         bed.world.init_resource::<Deadlines<StopPhase>>();
+        assert!(!bed.holds(has_optional_messages::<Three>) && !bed.holds(has_optional_messages::<Two>));
         assert!(!bed.holds(has_messages::<One>) && !bed.holds(has_commands::<GetStats>));
         assert!(!bed.holds(has_messages_of_two::<One, Two>) && !bed.holds(has_due::<StopPhase>));
         bed.world.write_message(Two);
         assert!(!bed.holds(has_messages::<One>) && bed.holds(has_messages::<Two>));
+        assert!(bed.holds(has_optional_messages::<Two>));
         assert!(bed.holds(has_messages_of_two::<One, Two>) && bed.holds(has_messages_of_two::<Two, One>));
         let at = NOW + Duration::from_secs(1);
         bed.world

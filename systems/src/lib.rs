@@ -20,7 +20,7 @@ mod blame;
 pub mod changes;
 pub mod checking;
 pub mod choking;
-mod conditions;
+pub mod conditions;
 pub mod counters;
 pub mod dates;
 pub mod dht;
@@ -292,6 +292,8 @@ pub enum ReapSet {
     Despawn,
     /// Logs the changes of this tick.
     Log,
+    /// Reports the messages of this tick to the program around the engine.
+    Report,
 }
 
 /// The order of the features within each set of the tick.
@@ -348,8 +350,8 @@ impl Plugin for OrderPlugin {
         app.configure_sets(Tick, decide.chain().in_set(TickSet::Decide));
         app.configure_sets(Tick, (FlushSet::Outboxes, FlushSet::Streams, FlushToPorts).chain())
             .configure_sets(Tick, (FlushSet::Outboxes, FlushSet::Streams).in_set(TickSet::Flush));
-        use ReapSet::{Despawn, Log, Publish, Release};
-        let reap = (ReapSet::Count, Publish, Release, Despawn, Log);
+        use ReapSet::{Despawn, Log, Publish, Release, Report};
+        let reap = (ReapSet::Count, Publish, Release, Despawn, Log, Report);
         app.configure_sets(Tick, reap.chain().in_set(TickSet::Reap))
             .configure_sets(Tick, Release.run_if(conditions::has_messages::<PeerDisconnected>));
     }

@@ -12,6 +12,7 @@ use ecs_torrent::systems::dht::Dht;
 
 use super::mutants::AllowsAll;
 use super::*;
+use crate::skipping::is_unoptimized;
 
 /// A network of engines that enter the DHT by the first one, a seed, and a leecher that knows the torrent's hash.
 struct Network {
@@ -207,11 +208,13 @@ fn commands_are_answered() {
 
 /// BEP 27: neither announced nor searched for, from the file or from the moment at which a peer's metadata says so.
 #[test]
-#[cfg_attr(
-    debug_assertions,
-    ignore = "simulates an hour, which takes long without optimization"
-)]
 fn private_torrents_never_appear_in_the_dht() {
+    if is_unoptimized(
+        "private_torrents_never_appear_in_the_dht",
+        "simulates an hour, which takes long without optimization",
+    ) {
+        return;
+    }
     let mut network = Network::new(true, true);
     let before = network.stats(network.seeder).unwrap().counters.queries_sent;
     network.run(3600);
@@ -278,11 +281,13 @@ fn commands_do_not_name_private_torrents() {
 
 /// Announces are repeated before other nodes forget them, and end with the torrent.
 #[test]
-#[cfg_attr(
-    debug_assertions,
-    ignore = "simulates an hour, which takes long without optimization"
-)]
 fn announces_keep_a_torrent_alive() {
+    if is_unoptimized(
+        "announces_keep_a_torrent_alive",
+        "simulates an hour, which takes long without optimization",
+    ) {
+        return;
+    }
     let mut network = Network::new(false, true);
     network.run(3600);
     assert!(network.stored() >= 8);

@@ -10,6 +10,7 @@ use ecs_torrent::sim::hostile::Hostility;
 use ecs_torrent::sim::{Act, Link, Scenario, Who};
 
 use crate::scenarios::MIB;
+use crate::skipping::is_unoptimized;
 
 const LINK: Link = Link::symmetric(1 << 20);
 
@@ -36,8 +37,13 @@ fn one_known_peer(has_pex: bool) -> Scenario {
 
 /// The seed alone would need two and a half minutes.
 #[test]
-#[cfg_attr(debug_assertions, ignore = "takes long without optimization")]
 fn a_swarm_of_twenty_lives_by_peer_exchange_from_one_known_peer() {
+    if is_unoptimized(
+        "a_swarm_of_twenty_lives_by_peer_exchange_from_one_known_peer",
+        "takes long without optimization",
+    ) {
+        return;
+    }
     let outcome = one_known_peer(true).run();
     assert!(outcome.is_good(), "{outcome}");
     let outcome = one_known_peer(false).run();
@@ -117,8 +123,10 @@ fn a_swarm_goes_on_when_the_tracker_dies() {
 
 /// Hostile peers name thousands of addresses where nobody answers.
 #[test]
-#[cfg_attr(debug_assertions, ignore = "takes long without optimization")]
 fn named_garbage_does_not_slow_a_swarm() {
+    if is_unoptimized("named_garbage_does_not_slow_a_swarm", "takes long without optimization") {
+        return;
+    }
     let scenario = |hostiles| {
         Scenario::new(format!("{hostiles} name garbage"))
             .torrent(NewContent {

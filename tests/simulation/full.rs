@@ -9,6 +9,7 @@ use ecs_torrent::sim::hostile::Hostility;
 use ecs_torrent::sim::{Act, Link, Scenario, When, Who};
 
 use crate::scenarios::{Dice, MIB, Make};
+use crate::skipping::is_unoptimized;
 use crate::sweep;
 
 /// All scenarios at full size, longest first.
@@ -31,8 +32,10 @@ pub const ALL: &[(&str, Make)] = &[
 const LINK: Link = Link::symmetric(2 << 20);
 
 #[test]
-#[cfg_attr(debug_assertions, ignore = "takes minutes without optimization")]
 fn full_size_scenarios_hold() {
+    if is_unoptimized("full_size_scenarios_hold", "takes minutes without optimization") {
+        return;
+    }
     let chosen = sweep::chosen(ALL);
     let seed = sweep::number_from("SIM_SEED").unwrap_or(1);
     let runs: Vec<_> = chosen.into_iter().map(|(name, make)| (*name, *make, seed)).collect();

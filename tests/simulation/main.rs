@@ -32,6 +32,8 @@ mod queue;
 mod readers;
 mod scenarios;
 mod seeding;
+#[path = "../support/skipping.rs"]
+mod skipping;
 mod stops;
 mod sweep;
 mod trackers;

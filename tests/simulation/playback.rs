@@ -8,6 +8,7 @@ use ecs_torrent::protocol::metainfo::{Metainfo, MetainfoLimits};
 
 use super::*;
 use crate::readers::{Bed, LATENCY, megabits};
+use crate::skipping::is_unoptimized;
 
 /// Bytes that a player reads ahead.
 const AHEAD: u64 = 8 << 20;
@@ -109,8 +110,13 @@ impl Player {
 /// The first byte after a seek comes within two round trips and the time of one piece. The swarm is busy with other
 /// pieces at the time of the seek.
 #[test]
-#[cfg_attr(debug_assertions, ignore = "takes long without optimization")]
 fn the_first_byte_after_a_seek_comes_within_two_round_trips_and_a_piece() {
+    if is_unoptimized(
+        "the_first_byte_after_a_seek_comes_within_two_round_trips_and_a_piece",
+        "takes long without optimization",
+    ) {
+        return;
+    }
     let piece_length = 1 << 20;
     for (seed, uplinks) in [
         vec![megabits(25)],

@@ -24,5 +24,6 @@ mod log_lines;
 mod log_peers;
 mod modules;
 mod states;
+#[cfg(feature = "daemon")]
 mod tick;
 mod words;

@@ -5,14 +5,26 @@ use std::time::Duration;
 
 use bevy_ecs::prelude::*;
 use bevy_ecs::schedule::{LogLevel, ScheduleBuildSettings, Schedules};
+use ecs_torrent::automation::{self, AutomationSettings, Hook};
 use ecs_torrent::components::settings::Settings;
 use ecs_torrent::engine::schedule::{Tick, TickSet};
 use ecs_torrent::engine::sim::Simulation;
+use ecs_torrent::events::EventsPlugin;
 use ecs_torrent::systems::TorrentPlugins;
+
+/// Returns all plugins of a daemon that has hooks.
+fn daemon() -> (TorrentPlugins, EventsPlugin, automation::NoticePlugin) {
+    let settings = AutomationSettings {
+        hooks: vec![Hook::default()],
+        ..AutomationSettings::default()
+    };
+    let (notices, _) = automation::listen(&settings).expect("there are hooks");
+    (TorrentPlugins, EventsPlugin::default(), notices)
+}
 
 fn with_schedule<T>(look: impl FnOnce(&mut World, &mut Schedule) -> T) -> T {
     let mut sim = Simulation::new(0, Duration::ZERO);
-    let node = sim.add_node(IpAddr::from([10, 0, 0, 1]), Settings::default(), TorrentPlugins);
+    let node = sim.add_node(IpAddr::from([10, 0, 0, 1]), Settings::default(), daemon());
     let world = sim.node(node).world_mut();
     let mut schedule = world
         .resource_mut::<Schedules>()
