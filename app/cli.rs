@@ -296,7 +296,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Create(args) => create::run(args, &screen),
         Command::Verify(args) => verify::run(&args, &screen),
         #[cfg(feature = "daemon")]
-        Command::Daemon(args) => block_on(daemon::run(args, screen)),
+        Command::Daemon(args) => block_on(daemon::run(args, screen, log.as_ref().ok())),
         #[cfg(feature = "daemon")]
         Command::Add(args) => block_on(client::add(args)),
         #[cfg(feature = "daemon")]

@@ -1,6 +1,7 @@
 //! The daemon's configuration: a RON file with the settings that differ from the defaults.
 
 mod file;
+mod log;
 
 use std::path::PathBuf;
 
@@ -13,6 +14,7 @@ use ecs_torrent_components::settings::{
 use serde::{Deserialize, Serialize};
 
 pub use self::file::ConfigFile;
+pub use self::log::LogSettings;
 use crate::automation::AutomationSettings;
 use crate::daemon::ApiSettings;
 
@@ -63,6 +65,8 @@ pub struct Config {
     pub api: ApiSettings,
     /// Watch folders, hooks and webhooks.
     pub automation: AutomationSettings,
+    /// The log file.
+    pub log: LogSettings,
 }
 
 /// Error in a configuration.
@@ -122,7 +126,13 @@ impl ConfigError {
 
 impl Numbers for Config {
     fn numbers(&self) -> Vec<Number> {
-        [self.settings().numbers(), self.api.numbers(), self.automation.numbers()].concat()
+        [
+            self.settings().numbers(),
+            self.api.numbers(),
+            self.automation.numbers(),
+            self.log.numbers(),
+        ]
+        .concat()
     }
 }
 

@@ -12,6 +12,7 @@ use ecs_torrent::daemon::{Api, ApiAddress, Phase};
 use ecs_torrent::{Engine, TorrentPlugins, Torrents};
 
 use super::limits::LimitArgs;
+use super::log::{Log, RotatingFile};
 use super::output::{Screen, count};
 use super::peers::{ListenArgs, address};
 use super::signals::Signals;
@@ -48,6 +49,9 @@ pub(super) struct DaemonArgs {
     /// Download folder. Default: the current folder.
     #[arg(long, value_name = "DIR")]
     download_dir: Option<PathBuf>,
+    /// Log file, which is renamed when it is full (log.max_bytes, log.max_files).
+    #[arg(long, value_name = "FILE")]
+    log_file: Option<PathBuf>,
 }
 
 impl DaemonArgs {
@@ -60,6 +64,7 @@ impl DaemonArgs {
         config.api.listen = self.api.unwrap_or(config.api.listen);
         config.session.state_dir = self.state_dir.or(config.session.state_dir);
         config.storage.download_dir = self.download_dir.unwrap_or(config.storage.download_dir);
+        config.log.file = self.log_file.or(config.log.file);
         match (config.check(), file) {
             (Ok(()), _) => Ok(config),
             (Err(error), Some(file)) => Err(file.place(error)),
@@ -68,8 +73,12 @@ impl DaemonArgs {
     }
 }
 
-pub(super) async fn run(args: DaemonArgs, screen: Screen) -> Result<Outcome, CliError> {
+pub(super) async fn run(args: DaemonArgs, screen: Screen, log: Option<&Log>) -> Result<Outcome, CliError> {
     let config = args.config()?;
+    if let (Some(log), Some(path)) = (log, &config.log.file) {
+        let file = RotatingFile::open(path, config.log.max_bytes, config.log.max_files);
+        log.add_file(file.map_err(CliError::io(path.display().to_string()))?);
+    }
     let mut signals = Signals::new()?;
     let state_dir = config.session.state_dir.clone().unwrap_or_default();
     check_api(config.api.listen, &state_dir)?;

@@ -5,7 +5,10 @@
 //! reader reads again. Repeated lines of one kind are summed up ([`Repeats`]).
 
 mod repeats;
+#[cfg_attr(not(feature = "daemon"), allow(dead_code, reason = "only the daemon has a log file"))]
+mod rotating;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -19,6 +22,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
 pub(super) use self::repeats::Repeats;
+pub(super) use self::rotating::RotatingFile;
 
 /// Maximum number of queued lines: less than 1 MiB at the usual line length. Further lines are dropped.
 const MAX_LINES: usize = 4096;
@@ -70,6 +74,8 @@ enum Entry {
     Line(Vec<u8>),
     /// A request to answer when all earlier entries are written.
     Written(Sender<()>),
+    /// A file that gets all later lines too.
+    AddFile(Box<RotatingFile>),
 }
 
 impl Log {
@@ -91,6 +97,13 @@ impl Log {
         Ok(log)
     }
 
+    /// Adds a file, which gets all later lines. The log's thread writes it, so that a slow disk stalls nothing else.
+    #[cfg_attr(not(feature = "daemon"), allow(dead_code, reason = "only the daemon has a log file"))]
+    pub(super) fn add_file(&self, file: RotatingFile) {
+        // This fails only if the thread is gone, and the log with it.
+        let _ = self.queue.send(Entry::AddFile(Box::new(file)));
+    }
+
     /// Waits until all queued lines are written, but at most for [`CLOSE_TIMEOUT`].
     pub(super) fn close(&self) {
         let deadline = Instant::now() + CLOSE_TIMEOUT;
@@ -107,9 +120,15 @@ fn write_lines(
     dropped: &AtomicU64,
     time: LineTime,
     repeats: &Repeats,
-    mut write: impl FnMut(&[u8]),
+    write: impl FnMut(&[u8]),
 ) {
     let mut reported = 0;
+    let mut output = Output {
+        write,
+        file: None,
+        has_failed: false,
+        time,
+    };
     loop {
         let line = match entries.recv_timeout(SUM_INTERVAL) {
             Ok(Entry::Line(line)) => Some(line),
@@ -118,21 +137,60 @@ fn write_lines(
                 let _ = answer.try_send(());
                 continue;
             }
+            Ok(Entry::AddFile(file)) => {
+                output.file = Some(file);
+                continue;
+            }
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => return,
         };
         for sum in repeats.sums(Instant::now()) {
-            write(time.line(&sum).as_bytes());
+            output.line(time.line(&sum).as_bytes());
         }
         let Some(line) = line else { continue };
-        write(&line);
+        output.line(&line);
         let dropped = dropped.load(Ordering::Acquire);
         if dropped > reported {
             let lines = dropped - std::mem::replace(&mut reported, dropped);
             let text = format!(" WARN {lines} log lines were dropped: the log is read too slowly");
-            write(time.line(&text).as_bytes());
+            output.line(time.line(&text).as_bytes());
         }
     }
+}
+
+/// The places that lines go to.
+struct Output<W> {
+    write: W,
+    file: Option<Box<RotatingFile>>,
+    /// Whether the latest line could not be written to the file.
+    has_failed: bool,
+    time: LineTime,
+}
+
+impl<W: FnMut(&[u8])> Output<W> {
+    /// Writes a line to the file first, whose writing takes a bounded time.
+    fn line(&mut self, line: &[u8]) {
+        if let Some(file) = &mut self.file {
+            let written = file.write(&plain(line, self.time));
+            let was_failed = std::mem::replace(&mut self.has_failed, written.is_err());
+            if let Some(error) = written.err().filter(|_| !was_failed) {
+                let text = format!(" WARN cannot write the log file: {error}");
+                (self.write)(self.time.line(&text).as_bytes());
+            }
+        }
+        (self.write)(line);
+    }
+}
+
+/// Returns a line as a file has it: with its time, and without colors.
+fn plain(line: &[u8], time: LineTime) -> Cow<'_, [u8]> {
+    if time.is_shown {
+        return line.into();
+    }
+    let text = String::from_utf8_lossy(line);
+    let text = console::strip_ansi_codes(&text);
+    let time = LineTime { is_shown: true };
+    time.line(text.trim_end_matches('\n')).into_bytes().into()
 }
 
 /// A writer that queues each line.

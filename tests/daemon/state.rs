@@ -185,6 +185,29 @@ fn a_running_daemon_imports_an_archive() {
     assert_eq!(strict.ask("GET", "/api/v1/state", &[], b"").status, 401);
 }
 
+/// The log goes to a file, which is renamed when it is full.
+#[test]
+fn the_log_file_rotates() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    fs::write(folder.join("config.ron"), "(log: (max_bytes: 2048, max_files: 2))").unwrap();
+    let daemon = Daemon::start_with(folder, &["--config", "config.ron", "--log-file", "daemon.log"]);
+    wait_until("a full log file", || {
+        daemon.get("/api/v1/torrents");
+        folder.join("daemon.log.1").exists()
+    });
+    drop(daemon);
+    let lines = fs::read_to_string(folder.join("daemon.log.1")).unwrap();
+    assert!(
+        lines.len() <= 2048 && lines.ends_with('\n') && lines.starts_with("20"),
+        "{lines}"
+    );
+    assert!(!folder.join("daemon.log.2").exists());
+    fs::write(folder.join("config.ron"), "(log: (max_bytes: 1))").unwrap();
+    let refusal = fail(folder, &["daemon", "--config", "config.ron"]);
+    assert!(refusal.contains("log.max_bytes"), "{refusal}");
+}
+
 #[test]
 fn a_long_archive_is_refused() {
     let temporary = tempfile::tempdir().unwrap();

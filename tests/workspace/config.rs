@@ -7,13 +7,14 @@ use ecs_torrent::config::{Config, DEFAULT};
 use ron::extensions::Extensions;
 use ron::ser::PrettyConfig;
 
-const SOURCES: [&str; 7] = [
+const SOURCES: [&str; 8] = [
     include_str!("../../components/src/settings.rs"),
     include_str!("../../components/src/settings/seeding.rs"),
     include_str!("../../components/src/settings/queue.rs"),
     include_str!("../../components/src/settings/readers.rs"),
     include_str!("../../app/daemon/settings.rs"),
     include_str!("../../app/automation/settings.rs"),
+    include_str!("../../app/config/log.rs"),
     include_str!("../../app/config.rs"),
 ];
 
