@@ -152,7 +152,7 @@ pub enum ArchiveError {
 
 impl ArchiveError {
     /// Adds the subject to an I/O error.
-    fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let what = what.into();
         move |error| Self::Io(what, error)
     }

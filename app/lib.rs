@@ -53,6 +53,8 @@ mod hashing;
 pub mod host;
 mod id;
 pub mod making;
+#[cfg(feature = "daemon")]
+pub mod migration;
 pub mod prelude;
 mod reader;
 mod running;

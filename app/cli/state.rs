@@ -1,14 +1,15 @@
 //! `state`: exports and imports of all state.
 
 use std::fs::File;
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use ecs_torrent::archive::{self, Imported};
+use ecs_torrent::archive::{self, Imported, LeftOut};
 use ecs_torrent::engine::backends::StartError;
 use ecs_torrent::engine::backends::state::LockedState;
 use ecs_torrent::engine::backends::whole_file::read_stream;
+use ecs_torrent::migration::{self, Client};
 use serde_json::Value;
 
 use super::client::DaemonAddress;
@@ -66,12 +67,26 @@ times differ from the sessions is hashed again. While the daemon runs, it has to
 allow the folders (api.allow_roots), and keeps its own DHT tables and links.
 Only import your own archives: they are trusted like the state folder.
 
+With --from, the torrents of another client continue here: with its verified
+pieces, folders, names, priorities, counters, limits and labels, and without
+hashing what has not changed. Stop the other client first. Its state is in
+  qbittorrent   ~/.local/share/qBittorrent/BT_backup
+  transmission  ~/.config/transmission, or transmission-daemon
+  rtorrent      the folder of session.path.set in ~/.rtorrent.rc
+Its files stay yours: --delete-data does not delete them.
+
 Examples:
   ecs-torrent state import backup.tar
+  ecs-torrent state import --from transmission ~/.config/transmission
   zstd -dc backup.tar.zst | ecs-torrent state import - --json")]
 struct ImportArgs {
-    /// The archive, or - for standard input.
+    /// The archive, or - for standard input; with --from, a folder.
+    #[arg(value_name = "FILE")]
     file: PathBuf,
+    /// The other client whose state is imported: qbittorrent, transmission or
+    /// rtorrent.
+    #[arg(long, value_name = "CLIENT")]
+    from: Option<Client>,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -136,13 +151,31 @@ fn export(args: &ExportArgs, screen: &Screen) -> Result<Outcome, CliError> {
 }
 
 async fn import(args: ImportArgs, screen: &Screen) -> Result<Outcome, CliError> {
-    let source: Box<dyn Read> = match is_stream(&args.file) {
-        true => Box::new(io::stdin().lock()),
-        false => Box::new(File::open(&args.file).map_err(CliError::io(args.file.display().to_string()))?),
+    let mut left_out = Vec::new();
+    let source: Box<dyn Read> = match args.from {
+        Some(client) => Box::new(convert(client, &args.file, &mut left_out)?),
+        None if is_stream(&args.file) => Box::new(io::stdin().lock()),
+        None => Box::new(File::open(&args.file).map_err(CliError::io(args.file.display().to_string()))?),
     };
-    let imported = deliver(io::BufReader::new(source), &args.daemon).await?;
+    let mut imported = deliver(io::BufReader::new(source), &args.daemon).await?;
+    if let Some(others) = imported["left_out"].as_array_mut() {
+        let values = left_out
+            .iter()
+            .filter_map(|left_out| serde_json::to_value(left_out).ok());
+        others.splice(..0, values);
+    }
     report(&imported, args.json, screen);
     Ok(Outcome::Done)
+}
+
+/// Writes the state of another client to an archive without a name.
+fn convert(client: Client, folder: &Path, left_out: &mut Vec<LeftOut>) -> Result<File, CliError> {
+    let failed = || CliError::io("a temporary file");
+    let mut archive = tempfile::tempfile().map_err(failed())?;
+    let converted = migration::archive(client, folder, io::BufWriter::new(&archive))?;
+    *left_out = converted.left_out;
+    archive.rewind().map_err(failed())?;
+    Ok(archive)
 }
 
 /// Adds an archive to the state folder, or sends it to the daemon that uses the folder.

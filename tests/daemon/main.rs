@@ -41,6 +41,7 @@ mod lists;
 mod local_network;
 mod logins;
 mod metrics;
+mod migration;
 mod moving;
 mod output;
 mod ownership;

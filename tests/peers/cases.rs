@@ -3,6 +3,7 @@
 mod discovery;
 mod downloading;
 mod magnets;
+mod migration;
 mod networks;
 mod seeding;
 mod special;
@@ -30,6 +31,7 @@ pub fn all() -> Vec<Case> {
         downloading::cases(),
         seeding::cases(),
         magnets::cases(),
+        migration::cases(),
         networks::cases(),
         swarms::cases(),
         special::cases(),

@@ -1,6 +1,8 @@
 """A libtorrent session that seeds or downloads one torrent. Prints what happens, a line each.
 
-Usage: libtorrent_peer.py seed|download TORRENT|MAGNET FOLDER ADDRESS [HOST:PORT ...]
+Usage: libtorrent_peer.py seed|download|partly TORRENT|MAGNET FOLDER ADDRESS [HOST:PORT ...]
+
+`partly` pauses when it has some pieces, and saves the resume data to `resume.data` in FOLDER.
 
 With DHT_NODES, HOST:PORT separated by commas, it takes part in the DHT and knows these nodes. A lone comma stands for
 none. The torrent is added when a node is in the routing table: an earlier search would find nobody, and the next one comes
@@ -75,13 +77,26 @@ for peer in peers:
 
 state = None
 # A download is complete before its last pieces are written: it is reported when they are.
-is_flushing = is_flushed = False
+is_flushing = is_flushed = is_partly = False
 while True:
     session.wait_for_alert(100)
     for alert in session.pop_alerts():
         print("alert", alert.message(), flush=True)
-        is_flushed |= is_flushing and isinstance(alert, lt.cache_flushed_alert)
+        if isinstance(alert, lt.save_resume_data_alert):
+            with open(os.path.join(folder, "resume.data"), "wb") as file:
+                file.write(lt.write_resume_data_buf(alert.params))
+            print("saved", flush=True)
+        if isinstance(alert, lt.cache_flushed_alert):
+            is_flushed |= is_flushing
+            if is_partly:
+                handle.save_resume_data()
     status = handle.status()
+    if mode == "partly" and status.num_pieces >= 5 and not is_partly:
+        is_partly = True
+        handle.unset_flags(lt.torrent_flags.auto_managed)
+        handle.pause()
+        # Resume data may name pieces that are not written yet.
+        handle.flush_cache()
     new = "seeding" if status.is_seeding else str(status.state)
     if new == "seeding" and mode == "download" and not is_flushed:
         if not is_flushing:

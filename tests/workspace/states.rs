@@ -13,7 +13,7 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// Texts of `app` that are also the name of a state or the beginning of one: the file, the text, the number of times,
 /// and its meaning there.
-const OTHERS: [(&str, &str, usize, &str); 19] = [
+const OTHERS: [(&str, &str, usize, &str); 21] = [
     (
         "app/cli/client.rs",
         "paused",
@@ -41,6 +41,8 @@ const OTHERS: [(&str, &str, usize, &str); 19] = [
     ("app/daemon/event_log.rs", "queued", 1, "the name of an event"),
     ("app/daemon/event_log.rs", "stopped", 1, "the name of an event"),
     ("app/cli/client/tables.rs", "moving", 1, "the name of a field"),
+    ("app/migration/qbittorrent.rs", "paused", 2, "a key of qBittorrent"),
+    ("app/migration/transmission.rs", "paused", 1, "a key of Transmission"),
     ("app/selection.rs", "moving", 1, "the name of a field"),
     ("app/selection.rs", "seeding", 1, "the name of a field"),
 ];

@@ -10,7 +10,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use ecs_torrent_components::session::EXTENSION;
+use ecs_torrent_components::session::{EXTENSION, FileId, FileStamp};
 use ecs_torrent_protocol::hash::InfoHash;
 use ecs_torrent_protocol::metainfo::MetainfoLimits;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, renameat, unlinkat};
@@ -41,6 +41,19 @@ const TORRENT: &str = "torrent";
 
 /// Extension of blobs.
 const BLOB: &str = "blob";
+
+/// Returns the identity and the stamp of a file below a folder, as a session records them. Follows no links.
+///
+/// # Errors
+/// If something else than a file or nothing is there, or it cannot be examined.
+pub fn examine(root: &Path, path: &str) -> io::Result<Option<(FileId, FileStamp)>> {
+    let opened = beneath::open_folder_at(root).and_then(|root| beneath::open(root.as_fd(), path, false));
+    match opened {
+        Ok((_, status)) => Ok(Some((status.id, status.stamp))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
 
 /// A file of a state folder. The order is that of the names within one kind.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -23,12 +23,20 @@ pub fn read_bounded(file: File, max: u64) -> io::Result<Vec<u8>> {
     read_rest(file, Vec::with_capacity(len as usize + 1), max)
 }
 
+/// Reads all of the file at a path.
+///
+/// # Errors
+/// If the file cannot be read, or has more than `max` bytes.
+pub fn read_file(path: &Path, max: u64) -> io::Result<Vec<u8>> {
+    read_bounded(File::open(path)?, max)
+}
+
 /// Reads all of a text file.
 ///
 /// # Errors
 /// If the file cannot be read, has more than `max` bytes, or is not UTF-8.
 pub fn read_text(path: &Path, max: u64) -> io::Result<String> {
-    let bytes = read_bounded(File::open(path)?, max)?;
+    let bytes = read_file(path, max)?;
     String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not a text file"))
 }
 

@@ -84,6 +84,13 @@ impl Libtorrent {
         this
     }
 
+    /// Downloads into `folder` until some pieces are there. Returns the resume data.
+    pub fn download_partly(torrent: &Path, folder: &Path, ip: IpAddr, peer: SocketAddr) -> Vec<u8> {
+        let mut this = Self::start("partly", torrent, folder, ip, &[peer], 0);
+        this.process.wait_for_line("resume data", |line| line == "saved");
+        std::fs::read(folder.join("resume.data")).unwrap()
+    }
+
     /// Like [`Libtorrent::seed`], but finds peers by local service discovery only.
     pub fn seed_locally(torrent: &Path, folder: &Path, ip: IpAddr) -> Self {
         let mut this = Self::start_with("seed", torrent, folder, ip, &[], 0, Discovery::Local);

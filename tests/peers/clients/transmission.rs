@@ -14,6 +14,7 @@ pub struct Transmission {
     address: SocketAddr,
     folder: PathBuf,
     done: PathBuf,
+    config: PathBuf,
 }
 
 impl Transmission {
@@ -88,6 +89,7 @@ impl Transmission {
             address,
             folder: folder.to_owned(),
             done,
+            config,
         }
     }
 
@@ -99,6 +101,13 @@ impl Transmission {
             std::thread::sleep(Duration::from_millis(20));
         }
         self
+    }
+
+    /// Stops Transmission, and returns its configuration folder.
+    pub fn stop(mut self) -> PathBuf {
+        self.process.interrupt();
+        self.process.wait_for_end();
+        self.config
     }
 
     /// Waits until Transmission has verified its files and found them complete.
