@@ -210,6 +210,10 @@ impl DatagramRings {
     pub(crate) fn take(&mut self, events: &mut Vec<NetEvent>) -> bool {
         let (mut has_more, most_per_tick) = (false, self.most_per_tick);
         for (kind, ring) in self.all() {
+            // Most ticks have no datagrams.
+            if ring.waiting.is_empty() && ring.dropped_count == 0 {
+                continue;
+            }
             let count = ring.waiting.len().min(most_per_tick);
             let datagrams = ring.waiting.drain(..count);
             events.extend(datagrams.map(|datagram| NetEvent::Datagram { kind, datagram }));
