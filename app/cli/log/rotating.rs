@@ -27,14 +27,17 @@ impl RotatingFile {
         })
     }
 
-    /// Appends a line. A line is never divided among two files.
+    /// Appends a line. A line is never divided among two files. If a full file cannot be renamed, it gets the line and
+    /// those that follow; it is renamed when as many bytes more are written.
     pub(super) fn write(&mut self, line: &[u8]) -> io::Result<()> {
-        if self.size > 0 && self.size + line.len() as u64 > self.max_bytes {
-            self.rotate()?;
+        let is_full = self.size > 0 && self.size + line.len() as u64 > self.max_bytes;
+        let rotated = if is_full { self.rotate() } else { Ok(()) };
+        if rotated.is_err() {
+            self.size = 0;
         }
         self.file.write_all(line)?;
         self.size += line.len() as u64;
-        Ok(())
+        rotated
     }
 
     /// Renames each file to the next number; the last one is replaced.
@@ -45,7 +48,10 @@ impl RotatingFile {
                 number => self.numbered(number - 1),
             };
             match std::fs::rename(newer, self.numbered(number)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    let path = self.path.display();
+                    return Err(io::Error::other(format!("cannot rename {path}: {error}")));
+                }
                 _ => {}
             }
         }
@@ -95,6 +101,14 @@ mod tests {
         assert_eq!(read("log.1").unwrap(), "4 234\n5\n6\n");
         assert_eq!(read("log.2").unwrap(), "3 456789 longer\n");
         assert_eq!(read("log.3"), None);
+        // Nothing is lost while the file cannot be renamed.
+        fs::remove_file(folder.path().join("log.1")).unwrap();
+        fs::create_dir_all(folder.path().join("log.1/in-the-way")).unwrap();
+        let mut stuck = RotatingFile::open(&path, 10, 2).unwrap();
+        stuck.write(b"7 23456789\n").unwrap_err();
+        stuck.write(b"7 3\n").unwrap_err();
+        assert_eq!(read("log").unwrap(), "7\n7 23456789\n7 3\n");
+        fs::remove_dir_all(folder.path().join("log.1")).unwrap();
         let mut only = RotatingFile::open(&path, 10, 1).unwrap();
         only.write(b"8 23456789\n").unwrap();
         assert_eq!(read("log").unwrap(), "8 23456789\n");
