@@ -51,7 +51,7 @@ struct Manifest {
 /// Something that was not exported or imported.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LeftOut {
-    /// The info-hash of a torrent, or the name of a feature's state.
+    /// The info-hash of a torrent, or the name of a feature's state or of another client's file.
     pub id: String,
     /// The name of the torrent, if it is known.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -76,6 +76,9 @@ pub struct Exported {
     pub torrents: usize,
     /// Torrents and other state that are not in the archive.
     pub left_out: Vec<LeftOut>,
+    /// Notes about torrents that are in the archive, and differ from those of another client.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<LeftOut>,
 }
 
 /// A torrent that was imported.

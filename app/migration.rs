@@ -14,7 +14,8 @@ mod rtorrent;
 mod torrent;
 mod transmission;
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Write};
 use std::path::Path;
 use std::str::FromStr;
@@ -60,8 +61,8 @@ impl FromStr for Client {
     }
 }
 
-/// Writes the torrents of another client to an archive. Torrents that cannot be read, and details that have no
-/// equivalent here, are named in the result.
+/// Writes the torrents of another client to an archive. The result names torrents that cannot be read, and has notes
+/// about details that are different here.
 ///
 /// # Errors
 /// If the folder is not a state folder of this client, or the archive cannot be written.
@@ -87,11 +88,15 @@ pub fn archive(client: Client, folder: &Path, out: impl Write) -> Result<Exporte
         return Err(unreadable()(error));
     }
     for saved in found {
-        match saved.metainfo() {
-            Ok(metainfo) => drop(sorted.insert(metainfo.hashes.primary(), saved)),
+        match saved.metainfo().map(|metainfo| sorted.entry(metainfo.hashes.primary())) {
+            Ok(Entry::Vacant(place)) => drop(place.insert(saved)),
+            Ok(Entry::Occupied(_)) => exported
+                .left_out
+                .push(saved.left_out("the torrent is there twice".to_owned())),
             Err(reason) => exported.left_out.push(saved.left_out(reason)),
         }
     }
+    let mut claimed = HashSet::new();
     let mut archive = ArchiveWriter::new(out);
     for (id, saved) in sorted {
         let read = saved.metainfo().and_then(|metainfo| {
@@ -101,19 +106,19 @@ pub fn archive(client: Client, folder: &Path, out: impl Write) -> Result<Exporte
                 Client::Transmission => transmission::read(&saved, &mut torrent),
                 Client::Rtorrent => rtorrent::read(&saved, &mut torrent),
             }?;
-            let (session, notes) = torrent.finish()?;
+            let (session, notes) = torrent.finish(&mut claimed)?;
             let text = session.to_text();
             Session::parse(text.as_bytes(), id).map_err(|error| error.to_string())?;
             Ok((session.name, text, notes, metainfo.bytes.clone()))
         });
         match read {
             Ok((name, text, notes, metainfo)) => {
-                let left_out = |reason| LeftOut {
+                let note = |reason| LeftOut {
                     id: id.to_string(),
                     name: name.clone(),
                     reason,
                 };
-                exported.left_out.extend(notes.into_iter().map(left_out));
+                exported.notes.extend(notes.into_iter().map(note));
                 exported.torrents += 1;
                 archive.add(&StateFile::Session(id), text.as_bytes())?;
                 archive.add(&StateFile::Metainfo(id), &metainfo)?;

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use ecs_torrent::archive::{self, Imported, LeftOut};
+use ecs_torrent::archive::{self, Exported, Imported, LeftOut};
 use ecs_torrent::engine::backends::StartError;
 use ecs_torrent::engine::backends::state::LockedState;
 use ecs_torrent::engine::backends::whole_file::read_stream;
@@ -69,7 +69,8 @@ Only import your own archives: they are trusted like the state folder.
 
 With --from, the torrents of another client continue here: with its verified
 pieces, folders, names, priorities, counters, limits and labels, and without
-hashing what has not changed. Stop the other client first. Its state is in
+hashing what has not changed. Stop the other client first, and use its own
+state folder or a copy with its times (cp -a). Its state is in
   qbittorrent   ~/.local/share/qBittorrent/BT_backup
   transmission  ~/.config/transmission, or transmission-daemon
   rtorrent      the folder of session.path.set in ~/.rtorrent.rc
@@ -151,31 +152,37 @@ fn export(args: &ExportArgs, screen: &Screen) -> Result<Outcome, CliError> {
 }
 
 async fn import(args: ImportArgs, screen: &Screen) -> Result<Outcome, CliError> {
-    let mut left_out = Vec::new();
+    let mut converted = Exported::default();
     let source: Box<dyn Read> = match args.from {
-        Some(client) => Box::new(convert(client, &args.file, &mut left_out)?),
+        Some(client) => {
+            let (archive, exported) = convert(client, &args.file)?;
+            converted = exported;
+            Box::new(archive)
+        }
         None if is_stream(&args.file) => Box::new(io::stdin().lock()),
         None => Box::new(File::open(&args.file).map_err(CliError::io(args.file.display().to_string()))?),
     };
     let mut imported = deliver(io::BufReader::new(source), &args.daemon).await?;
-    if let Some(others) = imported["left_out"].as_array_mut() {
-        let values = left_out
-            .iter()
-            .filter_map(|left_out| serde_json::to_value(left_out).ok());
-        others.splice(..0, values);
+    let is_useless = args.from.is_some() && imported["torrents"].as_array().is_none_or(Vec::is_empty);
+    let json =
+        |left_out: &[LeftOut]| serde_json::to_value(left_out).map_err(|error| CliError::Other(error.to_string()));
+    if let (Some(others), Value::Array(more)) = (imported["left_out"].as_array_mut(), json(&converted.left_out)?) {
+        others.splice(..0, more);
+    }
+    if args.from.is_some() {
+        imported["notes"] = json(&converted.notes)?;
     }
     report(&imported, args.json, screen);
-    Ok(Outcome::Done)
+    Ok(if is_useless { Outcome::Failed } else { Outcome::Done })
 }
 
 /// Writes the state of another client to an archive without a name.
-fn convert(client: Client, folder: &Path, left_out: &mut Vec<LeftOut>) -> Result<File, CliError> {
+fn convert(client: Client, folder: &Path) -> Result<(File, Exported), CliError> {
     let failed = || CliError::io("a temporary file");
     let mut archive = tempfile::tempfile().map_err(failed())?;
-    let converted = migration::archive(client, folder, io::BufWriter::new(&archive))?;
-    *left_out = converted.left_out;
+    let exported = migration::archive(client, folder, io::BufWriter::new(&archive))?;
     archive.rewind().map_err(failed())?;
-    Ok(archive)
+    Ok((archive, exported))
 }
 
 /// Adds an archive to the state folder, or sends it to the daemon that uses the folder.
@@ -201,10 +208,16 @@ fn report(imported: &Value, is_json: bool, screen: &Screen) {
         return print_json(imported);
     }
     let list = |name: &str| imported[name].as_array().map(Vec::as_slice).unwrap_or_default().iter();
-    for left_out in list("left_out") {
-        let words = ["id", "name", "reason"].map(|name| left_out[name].as_str().unwrap_or_default());
+    let words = |entry: &Value| {
+        let words = ["id", "name", "reason"].map(|name| entry[name].as_str().unwrap_or_default());
         let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
-        screen.warning(format_args!("left out: {}", printable(&words.join(" "))));
+        printable(&words.join(" "))
+    };
+    for note in list("notes") {
+        screen.warning(format_args!("{}", words(note)));
+    }
+    for left_out in list("left_out") {
+        screen.warning(format_args!("left out: {}", words(left_out)));
     }
     let features: Vec<&str> = list("features").filter_map(Value::as_str).collect();
     say!(

@@ -5,11 +5,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use ecs_torrent_engine::backends::whole_file::read_file;
 use ecs_torrent_protocol::bencode::{Document, Limits, Value};
 use ecs_torrent_protocol::geometry::BLOCK_SIZE;
 
 /// Maximum size of a file with the state of one torrent.
-pub(super) const MAX_RESUME_BYTES: u64 = 64 << 20;
+const MAX_RESUME_BYTES: u64 = 64 << 20;
 
 pub(super) fn named<E: fmt::Display>(path: &Path) -> impl Fn(E) -> String {
     move |error| format!("{}: {error}", path.display())
@@ -53,14 +54,24 @@ pub(super) fn text<'d>(document: Value<'d>, key: &str) -> Option<&'d str> {
     text.filter(|text| !text.is_empty())
 }
 
-/// Returns the path of a folder, which clients store as bytes.
+/// Returns the path of a folder.
 pub(super) fn folder_of(document: Value<'_>, key: &str) -> Option<PathBuf> {
+    let bytes = document.get(key.as_bytes())?.as_bytes()?;
+    Some(path_of(bytes)).filter(|path| !path.as_os_str().is_empty())
+}
+
+/// Returns a path, which clients store as bytes.
+pub(super) fn path_of(bytes: &[u8]) -> PathBuf {
     use std::os::unix::ffi::OsStrExt;
-    let bytes = document
-        .get(key.as_bytes())?
-        .as_bytes()
-        .filter(|bytes| !bytes.is_empty())?;
-    Some(std::ffi::OsStr::from_bytes(bytes).into())
+    std::ffi::OsStr::from_bytes(bytes).into()
+}
+
+/// Reads a file with the state of a torrent. Pipes and devices are not opened.
+pub(super) fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    match fs::metadata(path)?.is_file() {
+        true => read_file(path, MAX_RESUME_BYTES),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
+    }
 }
 
 pub(super) fn items<'d>(document: Value<'d>, key: &str) -> impl Iterator<Item = Value<'d>> + use<'d> {

@@ -3,7 +3,6 @@
 //! A `.fastresume` file contains the resume data of libtorrent and keys of qBittorrent, whose names begin with `qBt-`.
 
 use std::collections::HashMap;
-use std::fs;
 use std::io;
 use std::path::Path;
 
@@ -11,12 +10,15 @@ use ecs_torrent_components::seeding::OwnLimit;
 use ecs_torrent_protocol::bencode::Value;
 use ecs_torrent_protocol::bitfield::Bitfield;
 
-use super::documents::{date, files_with, folder_of, is_set, items, parse, set_bits, text, unsigned};
+use super::documents::{
+    date, files_with, folder_of, is_set, items, parse, path_of, read_regular, set_bits, text, unsigned,
+};
 use super::torrent::{FilePriority, OtherTorrent, SavedTorrent};
 
 /// Lists the torrents of a folder `BT_backup`.
 pub(super) fn list(folder: &Path) -> io::Result<Vec<SavedTorrent>> {
-    let queue = fs::read_to_string(folder.join("queue")).unwrap_or_default();
+    let queue = read_regular(&folder.join("queue")).unwrap_or_default();
+    let queue = String::from_utf8_lossy(&queue);
     let places: HashMap<&str, usize> = queue.lines().map(str::trim).zip(0..).collect();
     let files = files_with(folder, "fastresume")?;
     let saved = files.into_iter().map(|resume| {
@@ -40,8 +42,8 @@ pub(super) fn read(saved: &SavedTorrent, torrent: &mut OtherTorrent<'_>) -> Resu
     torrent.saved_at = saved_at;
     torrent.lie_below(&folder);
     for (path, mapped) in torrent.paths.iter_mut().zip(items(root, "mapped_files")) {
-        if let Some(mapped) = mapped.as_str().filter(|mapped| !mapped.is_empty()) {
-            *path = folder.join(mapped);
+        if let Some(mapped) = mapped.as_bytes().filter(|mapped| !mapped.is_empty()) {
+            *path = folder.join(path_of(mapped));
         }
     }
     read_pieces(root, torrent)?;
@@ -97,7 +99,9 @@ fn read_pieces(root: Value<'_>, torrent: &mut OtherTorrent<'_>) -> Result<(), St
     let (has_bits, is_seed) = (unsigned(root, "file-version") >= 2, is_set(root, "seed_mode"));
     let len = if has_bits { count.div_ceil(8) } else { count };
     if is_seed {
+        // Such pieces are verified when a peer requests them.
         torrent.have = Bitfield::full(count);
+        torrent.is_unverified = true;
     } else if !pieces.is_empty() && pieces.len() != len as usize {
         return Err("its pieces are not those of the torrent file".to_owned());
     } else if has_bits {

@@ -4,11 +4,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use ecs_torrent_engine::backends::whole_file::read_file;
 use ecs_torrent_protocol::bencode::Value;
 use ecs_torrent_protocol::bitfield::Bitfield;
 
-use super::documents::{MAX_RESUME_BYTES, date, files_with, folder_of, items, named, parse, set_bits, text, unsigned};
+use super::documents::{date, files_with, folder_of, items, named, parse, read_regular, set_bits, text, unsigned};
 use super::torrent::{FilePriority, OtherTorrent, SavedTorrent};
 
 /// Lists the torrents of a session folder.
@@ -34,7 +33,7 @@ pub(super) fn read(saved: &SavedTorrent, torrent: &mut OtherTorrent<'_>) -> Resu
     let document = parse(&bytes, &saved.resume)?;
     torrent.saved_at = saved_at;
     let path = with_suffix(&saved.metainfo, ".rtorrent");
-    let own = read_file(&path, MAX_RESUME_BYTES).map_err(named(&path))?;
+    let own = read_regular(&path).map_err(named(&path))?;
     let own = parse(&own, &path)?;
     let own = own.root();
     let folder = folder_of(own, "directory").ok_or("its folder is not known")?;

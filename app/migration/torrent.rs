@@ -1,22 +1,23 @@
 //! A torrent of another client, on its way to a session.
 
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use ecs_torrent_components::labels::Labels;
-use ecs_torrent_components::rate_limit::TransferLimits;
+use ecs_torrent_components::names::NewNames;
 use ecs_torrent_components::seeding::SeedingLimits;
-use ecs_torrent_components::session::{PartialPiece, Runs, Session, SessionTracker};
-use ecs_torrent_components::settings::LabelSettings;
+use ecs_torrent_components::session::{FileId, FileStamp, PartialPiece, Runs, Session, SessionTracker};
+use ecs_torrent_components::settings::{LEAST_LIMIT, LabelSettings};
 use ecs_torrent_engine::backends::staging::examine;
-use ecs_torrent_engine::backends::whole_file::read_file;
 use ecs_torrent_protocol::bitfield::Bitfield;
+use ecs_torrent_protocol::files::FileEntry;
 use ecs_torrent_protocol::hash::InfoHash;
 use ecs_torrent_protocol::metainfo::{Metainfo, MetainfoLimits};
 
-use super::documents::{MAX_RESUME_BYTES, named};
+use super::documents::{BLOCK, named, read_regular};
 use crate::archive::LeftOut;
 
 /// The files in which another client keeps a torrent.
@@ -31,7 +32,7 @@ pub(super) struct SavedTorrent {
 impl SavedTorrent {
     pub(super) fn metainfo(&self) -> Result<Metainfo, String> {
         let limits = MetainfoLimits::default();
-        let bytes = read_file(&self.metainfo, limits.bencode.max_bytes as u64).map_err(named(&self.metainfo))?;
+        let bytes = read_regular(&self.metainfo).map_err(named(&self.metainfo))?;
         Metainfo::parse(&Bytes::from(bytes), &limits).map_err(named(&self.metainfo))
     }
 
@@ -39,7 +40,7 @@ impl SavedTorrent {
     pub(super) fn resume(&self) -> Result<(Vec<u8>, SystemTime), String> {
         let path = &self.resume;
         let saved_at = fs::metadata(path).and_then(|status| status.modified());
-        let bytes = read_file(path, MAX_RESUME_BYTES).map_err(named(path))?;
+        let bytes = read_regular(path).map_err(named(path))?;
         Ok((bytes, saved_at.map_err(named(path))?))
     }
 
@@ -58,7 +59,10 @@ pub(super) struct OtherTorrent<'a> {
     pub(super) metainfo: &'a Metainfo,
     pub(super) session: Session,
     pub(super) have: Bitfield,
-    partial: Vec<PartialPiece>,
+    /// The blocks on the disk of pieces that are not held.
+    partial: BTreeMap<u32, Vec<u32>>,
+    /// Whether the other client has not verified the pieces itself.
+    pub(super) is_unverified: bool,
     /// The path of each file.
     pub(super) paths: Vec<PathBuf>,
     /// When the other client saved its state. It knows nothing of later changes.
@@ -80,7 +84,8 @@ impl<'a> OtherTorrent<'a> {
                 ..Session::new(id)
             },
             have: Bitfield::new(geometry.piece_count()),
-            partial: Vec::new(),
+            partial: BTreeMap::new(),
+            is_unverified: false,
             paths: Vec::new(),
             saved_at: SystemTime::UNIX_EPOCH,
             skipped: Bitfield::new(files.len() as u32),
@@ -166,110 +171,205 @@ impl<'a> OtherTorrent<'a> {
             return;
         }
         let count = geometry.block_count(piece);
-        let blocks = Runs::of(blocks.take_while(|block| *block < count));
+        let blocks: Vec<u32> = blocks.take_while(|block| *block < count).collect();
         if !blocks.is_empty() {
-            self.partial.push(PartialPiece { piece, blocks });
+            self.partial.insert(piece, blocks);
         }
     }
 
-    /// Finds the names that the files have, examines the files, and returns the session with remarks for the user.
-    pub(super) fn finish(mut self) -> Result<(Session, Vec<String>), String> {
+    /// Finds the names that the files have, examines the files, and returns the session with notes for the user.
+    /// `claimed` has the files of the torrents before this one.
+    pub(super) fn finish(mut self, claimed: &mut HashSet<PathBuf>) -> Result<(Session, Vec<String>), String> {
         let root = self.set_names()?;
-        let info = &self.metainfo.info;
-        let saved_at = self.saved_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let saved_ns = i64::try_from(saved_at.as_nanos()).unwrap_or(i64::MAX);
-        let is_known = |piece: u32, have: &Bitfield, partial: &[PartialPiece]| {
-            have.contains(piece) || partial.iter().any(|known| known.piece == piece)
-        };
-        let mut lost = None;
+        // The engine resolves the download folder too. Below it, no link is followed.
+        let root = root.canonicalize().unwrap_or(root);
+        if root.to_str().is_none() {
+            return Err(format!("{}: not UTF-8", root.display()));
+        }
+        let found = self.examine_files(&root)?;
+        self.drop_absent(&found)?;
         let mut permitted = Vec::new();
-        for (index, (file, path)) in (0..).zip(info.files.files().iter().zip(&self.paths)) {
-            let below = path
-                .strip_prefix(&root)
-                .ok()
-                .and_then(Path::to_str)
-                .unwrap_or(&file.path);
-            let found = match file.is_stored() {
-                true => examine(&root, below).map_err(named(path))?,
-                false => None,
-            };
-            let stamp = found.map(|(_, stamp)| stamp).filter(|stamp| {
-                let modified_ns = stamp.seconds.saturating_mul(1_000_000_000) + i64::from(stamp.nanos);
-                modified_ns <= saved_ns
-            });
+        for (index, (found, path)) in (0..).zip(found.iter().zip(&self.paths)) {
+            let is_shared = found.is_some() && !claimed.insert(path.clone());
+            if is_shared {
+                self.notes
+                    .push(format!("{} is another torrent's too: it is checked", path.display()));
+            }
+            let stamp = found.map(|(_, stamp)| stamp);
+            let stamp = stamp.filter(|stamp| !is_shared && self.is_unchanged(index as usize, stamp));
             self.session.files.push(stamp);
             self.session.ids.push(found.map(|(id, _)| id));
-            if found.is_some() {
-                permitted.push(index);
-                continue;
-            }
-            // Bytes of pieces in files that do not exist are nowhere.
-            for piece in info
-                .geometry
-                .pieces_of(file.offset..file.end())
-                .filter(|_| file.has_bytes())
-            {
-                if is_known(piece, &self.have, &self.partial) && !self.skipped.contains(index) {
-                    lost.get_or_insert(path.clone());
-                }
-                self.have.remove(piece);
-                self.partial.retain(|known| known.piece != piece);
-            }
+            permitted.extend(found.is_some().then_some(index));
         }
-        if let Some(path) = lost {
-            self.session.paused = true;
-            let path = path.display();
-            self.notes.push(format!(
-                "it is paused, since {path} is not there; `relocate` names another folder"
-            ));
-        }
-        if let Err(error) = self.session.limits.check() {
-            self.notes.push(format!("its limits are left out: {error}"));
-            self.session.limits = TransferLimits::default();
-        }
-        if let Err(error) = self.session.seeding.check() {
-            self.notes.push(format!("its seeding limits are left out: {error}"));
-            self.session.seeding = SeedingLimits::default();
-        }
+        self.set_limits();
         self.session.root = root;
         self.session.permitted = Runs::of(permitted);
         self.session.have = Runs::of(self.have.iter());
-        self.session.partial = self.partial;
-        self.session.partial.sort_unstable_by_key(|known| known.piece);
+        let partial = self.partial.into_iter().map(|(piece, blocks)| PartialPiece {
+            piece,
+            blocks: Runs::of(blocks),
+        });
+        self.session.partial = partial.collect();
         Ok((self.session, self.notes))
+    }
+
+    /// Returns the identity and the stamp of each file that exists.
+    fn examine_files(&mut self, root: &Path) -> Result<Vec<Option<(FileId, FileStamp)>>, String> {
+        let files = self.metainfo.info.files.files();
+        let names = self.session.names();
+        let table = names.table(&self.metainfo.info.files);
+        let mut found = Vec::with_capacity(files.len());
+        for (entry, path) in table.files().iter().zip(&mut self.paths) {
+            *path = root.join(&*entry.path);
+            found.push(match entry.is_stored() {
+                true => examine(root, &entry.path).map_err(named(path))?,
+                false => None,
+            });
+        }
+        Ok(found)
+    }
+
+    /// Drops the pieces of which bytes lie in files that do not exist. If no data exists at all, its volume may be
+    /// elsewhere, and the torrent is not imported. If only some is missing, the torrent waits for the user.
+    fn drop_absent(&mut self, found: &[Option<(FileId, FileStamp)>]) -> Result<(), String> {
+        let info = &self.metainfo.info;
+        let mut absent = None;
+        let mut dropped = Bitfield::new(info.geometry.piece_count());
+        for (index, (file, found)) in (0..).zip(info.files.files().iter().zip(found)) {
+            if found.is_some() || !file.has_bytes() {
+                continue;
+            }
+            for piece in info.geometry.pieces_of(file.offset..file.end()) {
+                let is_known = self.have.contains(piece) || self.partial.contains_key(&piece);
+                if is_known && !self.skipped.contains(index) {
+                    absent.get_or_insert(&self.paths[index as usize]);
+                }
+                dropped.insert(piece);
+            }
+        }
+        self.have = self.have.without(&dropped);
+        self.partial.retain(|piece, _| !dropped.contains(*piece));
+        let Some(path) = absent.map(|path| path.display()) else {
+            return Ok(());
+        };
+        if found.iter().all(Option::is_none) {
+            return Err(format!(
+                "{path} is not there: import the torrent again when its data is in its place"
+            ));
+        }
+        self.notes.push(format!("it is paused, since {path} is not there"));
+        self.session.paused = true;
+        Ok(())
+    }
+
+    /// Whether a file is as the other client knew it: written before that saved its state, and long enough for its
+    /// verified bytes.
+    fn is_unchanged(&self, index: usize, stamp: &FileStamp) -> bool {
+        let info = &self.metainfo.info;
+        let saved_at = self.saved_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let modified_ns = stamp
+            .seconds
+            .saturating_mul(1_000_000_000)
+            .saturating_add(stamp.nanos.into());
+        let is_older = i128::from(modified_ns) <= saved_at.as_nanos() as i128;
+        let file = &info.files.files()[index];
+        let end_of = |piece: u32| {
+            let size = match self.partial.get(&piece) {
+                Some(blocks) if !self.have.contains(piece) => {
+                    u64::from(blocks.last().map_or(0, |last| last + 1)) * BLOCK
+                }
+                _ => u64::from(info.geometry.piece_size(piece)),
+            };
+            info.geometry.piece_offset(piece) + size.min(info.geometry.piece_size(piece).into())
+        };
+        let mut pieces = info.geometry.pieces_of(file.offset..file.end()).rev();
+        let last = pieces.find(|piece| self.have.contains(*piece) || self.partial.contains_key(piece));
+        let least = last.map_or(0, |piece| end_of(piece).min(file.end()).saturating_sub(file.offset));
+        is_older && !self.is_unverified && (least..=file.len).contains(&stamp.len)
+    }
+
+    /// Drops the limits that cannot be set here.
+    fn set_limits(&mut self) {
+        let limits = &mut self.session.limits;
+        for limit in [&mut limits.download_bytes_per_s, &mut limits.upload_bytes_per_s] {
+            if let Some(rate) = limit.filter(|rate| *rate < LEAST_LIMIT) {
+                self.notes
+                    .push(format!("its limit of {rate} bytes/s is raised to {LEAST_LIMIT}"));
+                *limit = Some(LEAST_LIMIT);
+            }
+        }
+        let given = self.session.seeding;
+        self.session.seeding = SeedingLimits::default();
+        let set: [fn(&mut SeedingLimits, &SeedingLimits); 3] = [
+            |limits, given| limits.ratio_percent = given.ratio_percent,
+            |limits, given| limits.time_s = given.time_s,
+            |limits, given| limits.idle_s = given.idle_s,
+        ];
+        for set in set {
+            let mut one = SeedingLimits::default();
+            set(&mut one, &given);
+            match one.check() {
+                Ok(()) => set(&mut self.session.seeding, &given),
+                Err(error) => self.notes.push(format!("a seeding limit is left out: {error}")),
+            }
+        }
     }
 
     /// Derives the download folder, and the names of the torrent and its files there, from the paths of the files.
     fn set_names(&mut self) -> Result<PathBuf, String> {
-        let files = self.metainfo.info.files.files();
-        let belows = files
-            .iter()
-            .map(|file| file.path.split_once('/').map_or("", |(_, below)| below));
-        let is_above_all = |top: &&Path| self.paths.iter().all(|path| path.starts_with(top));
+        let table = &self.metainfo.info.files;
+        let below = |file: &'a FileEntry| file.path.split_once('/').map_or("", |(_, below)| below);
+        let belows = table.files().iter().map(below);
+        if let Some(path) = self.paths.iter().find(|path| leads_elsewhere(path)) {
+            return Err(format!("{}: not a full path without `..`", path.display()));
+        }
+        let mut paths = self.paths.iter();
+        let first = paths.next().ok_or("it has no files")?;
+        let common = paths.fold(first.as_path(), |common, path| {
+            let is_above = |folder: &&Path| path.starts_with(folder);
+            common.ancestors().find(is_above).unwrap_or(Path::new("/"))
+        });
         let mut tops = belows.clone().zip(&self.paths).filter_map(|(below, path)| {
             let depth = Path::new(below).components().count();
             path.ancestors().nth(depth).filter(|_| path.ends_with(below))
         });
-        let top = tops.find(is_above_all).map(Path::to_owned);
-        let top = top.ok_or("its files do not lie in a folder of their own, or have all other names")?;
-        let (Some(root), Some(name)) = (top.parent().filter(|_| top.is_absolute()), top.file_name()) else {
-            return Err(format!("{}: not a full path", top.display()));
+        let top = tops.find(|top| common.starts_with(top)).map(Path::to_owned);
+        let top = top.ok_or_else(|| format!("{}: not below a folder with all files", first.display()))?;
+        let (Some(root), Some(name)) = (top.parent(), top.file_name()) else {
+            return Err(format!("{}: not a file in a folder", top.display()));
         };
         let utf8 = |name: &Path| {
-            name.to_str()
-                .map(str::to_owned)
-                .ok_or(format!("{}: not UTF-8", name.display()))
+            let text = name.to_str().map(str::to_owned);
+            text.ok_or_else(|| format!("{}: not UTF-8", name.display()))
         };
-        let name = utf8(Path::new(name))?;
+        let mut names = NewNames {
+            name: Some(utf8(Path::new(name))?),
+            files: BTreeMap::new(),
+        };
         for (index, (below, path)) in (0..).zip(belows.zip(&self.paths)) {
             let actual = path.strip_prefix(&top).unwrap_or(path);
             if actual != Path::new(below) {
-                self.session.file_names.insert(index, utf8(actual)?);
+                names.files.insert(index, utf8(actual)?);
             }
         }
-        self.session.renamed = Some(name).filter(|name| *name != self.metainfo.info.name);
+        let names = names.checked(table).map_err(|error| error.to_string())?;
+        for name in names.files.values().chain(&names.name) {
+            if SUFFIXES.iter().any(|suffix| name.ends_with(suffix)) {
+                self.notes
+                    .push(format!("{name} keeps this name: `rename` it when it is complete"));
+            }
+        }
+        (self.session.renamed, self.session.file_names) = (names.name, names.files);
         Ok(root.to_owned())
     }
+}
+
+/// The suffixes by which other clients mark incomplete files.
+const SUFFIXES: [&str; 2] = [".part", ".!qB"];
+
+/// Whether a path is not a full one, or leads through its own parent folders.
+fn leads_elsewhere(path: &Path) -> bool {
+    !path.is_absolute() || path.components().any(|part| part == Component::ParentDir)
 }
 
 /// The priority of a file.

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-use crate::bed::{Daemon, fail, succeed, torrent, wait_until, write_album};
+use crate::bed::{Daemon, command, fail, succeed, torrent, wait_until, write_album};
 
 const FIELDS: &str = "name,state,completed,uploaded,limits,seeding,labels,category,root,added_at,sequential,trackers";
 
@@ -99,6 +99,15 @@ fn import(folder: &Path, client: &str, from: &str) -> Value {
     serde_json::from_str(&report).unwrap()
 }
 
+/// Imports torrents of qBittorrent of which none can be used, and returns the reasons.
+fn import_nothing(folder: &Path) -> String {
+    let output = command(folder, &["state", "import", "--from", "qbittorrent", "."])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
 /// The data is wrong: it would be found by a check, which is not made. All that qBittorrent knew is kept.
 #[test]
 fn a_torrent_of_qbittorrent_is_not_hashed_again() {
@@ -135,15 +144,15 @@ fn a_torrent_of_qbittorrent_is_not_hashed_again() {
 
     let report = import(folder.path(), "qbittorrent", "BT_backup");
     assert_eq!(report["torrents"][0]["info_hash"], hash.as_str(), "{report}");
-    let left_out = report["left_out"].as_array().unwrap();
-    let reasons: Vec<&str> = left_out
-        .iter()
-        .map(|left_out| left_out["reason"].as_str().unwrap())
-        .collect();
-    assert!(
-        reasons.len() == 2 && reasons[0].contains("rest.torrent") && reasons[1].contains("comma"),
-        "{report}"
-    );
+    let reasons = |list: &str| -> Vec<String> {
+        let entries = report[list].as_array().unwrap().iter();
+        entries
+            .map(|entry| entry["reason"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let (left_out, notes) = (reasons("left_out"), reasons("notes"));
+    assert!(left_out.len() == 1 && left_out[0].contains("rest.torrent"), "{report}");
+    assert!(notes.len() == 1 && notes[0].contains("comma"), "{report}");
     let (_daemon, found) = run(folder.path(), "seeding");
     let expected = json!({
         "name": "uno", "state": "seeding", "completed": 100_000, "uploaded": 12_345, "category": "iso",
@@ -188,26 +197,128 @@ fn changed_data_is_checked() {
     assert!(data.join("one").exists());
 }
 
-/// A torrent whose data is not there waits for the user instead of downloading all of it again.
+/// A torrent whose data is not there is not downloaded again: its volume may be elsewhere.
 #[test]
-fn a_torrent_without_its_data_is_paused() {
+fn a_torrent_without_its_data_is_left_out() {
     let folder = tempfile::tempdir().unwrap();
     let (hash, bytes) = torrent(folder.path(), "one", 1, &[]);
     fs::write(folder.path().join(format!("{hash}.torrent")), bytes).unwrap();
     let gone = folder.path().join("gone");
     let resume = dict([("save_path", path(&gone)), ("pieces", Bytes(vec![1; 7]))]);
     fs::write(folder.path().join(format!("{hash}.fastresume")), resume.encode()).unwrap();
+    let refusal = import_nothing(folder.path());
+    assert!(refusal.contains("gone/one is not there"), "{refusal}");
+    fs::create_dir(&gone).unwrap();
+    fs::rename(folder.path().join("one"), gone.join("one")).unwrap();
+    age(&gone.join("one"));
+    import(folder.path(), "qbittorrent", ".");
+    run(folder.path(), "seeding");
+}
+
+/// Imports one torrent of a file, with its resume data and its file changed, and returns its state and its report.
+fn outcome(state: &str, change: impl FnOnce(&Path, &mut BTreeMap<&'static str, Bencode>)) -> (Value, Value) {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let (hash, bytes) = torrent(&data, "one", 1, &[]);
+    fs::write(folder.path().join(format!("{hash}.torrent")), bytes).unwrap();
+    let mut resume = BTreeMap::from([("save_path", path(&data)), ("pieces", Bytes(vec![1; 7]))]);
+    change(&data, &mut resume);
+    fs::write(folder.path().join(format!("{hash}.fastresume")), Dict(resume).encode()).unwrap();
     let report = import(folder.path(), "qbittorrent", ".");
-    assert!(
-        report["left_out"][0]["reason"]
-            .as_str()
+    let (_daemon, found) = run(folder.path(), state);
+    (found, report)
+}
+
+/// Data that cannot be what the other client verified is hashed.
+#[test]
+fn data_of_another_length_or_not_verified_is_checked() {
+    let short = |data: &Path| {
+        File::options()
+            .write(true)
+            .open(data.join("one"))
             .unwrap()
-            .contains("gone/one is not there"),
-        "{report}"
-    );
-    let (_daemon, found) = run(folder.path(), "paused");
+            .set_len(50_000)
+            .unwrap();
+    };
+    let long = |data: &Path| {
+        File::options()
+            .write(true)
+            .open(data.join("one"))
+            .unwrap()
+            .set_len(100_001)
+            .unwrap();
+    };
+    for change in [short, long] {
+        let (found, _) = outcome("downloading", |data, _| {
+            spoil(&data.join("one"));
+            change(data);
+            age(&data.join("one"));
+        });
+        assert_eq!(found["completed"], 0);
+    }
+    let (found, _) = outcome("downloading", |data, resume| {
+        spoil(&data.join("one"));
+        age(&data.join("one"));
+        resume.insert("seed_mode", Int(1));
+    });
+    assert_eq!(found["completed"], 0, "seed mode means that nothing is verified yet");
+    let (found, _) = outcome("downloading", |data, _| {
+        spoil(&data.join("one"));
+        let in_three_centuries = SystemTime::now() + Duration::from_secs(300 * 366 * 86_400);
+        let file = File::options().write(true).open(data.join("one")).unwrap();
+        file.set_modified(in_three_centuries).unwrap();
+    });
     assert_eq!(found["completed"], 0);
-    assert!(!gone.exists());
+    // Incomplete files end with their last block.
+    let (found, _) = outcome("downloading", |data, resume| {
+        short(data);
+        age(&data.join("one"));
+        resume.insert("pieces", Bytes(vec![1, 1, 1, 0, 0, 0, 0]));
+    });
+    assert_eq!(found["completed"], 3 * 16_384);
+}
+
+#[test]
+fn folders_behind_links_are_found_and_odd_limits_are_noted() {
+    let (found, report) = outcome("seeding", |data, resume| {
+        age(&data.join("one"));
+        std::os::unix::fs::symlink(data, data.with_extension("link")).unwrap();
+        resume.insert("save_path", path(&data.with_extension("link")));
+        resume.insert("upload_rate_limit", Int(5_000));
+        resume.insert("download_rate_limit", Int(500_000));
+    });
+    assert!(found["root"].as_str().unwrap().ends_with("/data"), "{found}");
+    assert_eq!(found["limits"]["upload_bytes_per_s"], 10_240);
+    assert_eq!(found["limits"]["download_bytes_per_s"], 500_000);
+    assert_eq!(report["notes"].as_array().unwrap().len(), 1, "{report}");
+}
+
+/// Names that lead elsewhere or collide leave out the torrent, and nothing else.
+#[test]
+fn torrents_with_bad_names_are_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let (hash, bytes) = write_album(&data);
+    fs::write(folder.path().join(format!("{hash}.torrent")), bytes).unwrap();
+    let resume = folder.path().join(format!("{hash}.fastresume"));
+    let names = |names: [&str; 4]| List(names.into_iter().map(text).collect());
+    for bad in [
+        names(["album/a.txt", "album/a.txt", "album/c.txt", "album/d.txt"]),
+        names(["album/a.txt", "album/../../b.txt", "album/c.txt", "album/d.txt"]),
+        names(["album/a.txt", "album/a.txt/b.txt", "album/c.txt", "album/d.txt"]),
+        names(["album/a.txt", "/etc/hostname", "album/c.txt", "album/d.txt"]),
+        names(["album/a.txt", "album/.b", "album/c.txt", "album/d.txt"]),
+        List(vec![Bytes(b"album/\xff".to_vec())]),
+    ] {
+        let saved = dict([
+            ("save_path", path(&data)),
+            ("mapped_files", bad),
+            ("pieces", Bytes(vec![0; 25])),
+        ]);
+        fs::write(&resume, saved.encode()).unwrap();
+        let refusal = import_nothing(folder.path());
+        assert!(refusal.contains("left out"), "{refusal}");
+    }
 }
 
 /// Complete pieces and single blocks of a torrent of several files, of which one is skipped.
@@ -302,12 +413,6 @@ fn other_folders_are_refused() {
     assert!(refusal.contains("no torrent of qbittorrent"), "{refusal}");
     fs::write(folder.path().join("bad.fastresume"), "d").unwrap();
     fs::write(folder.path().join("bad.torrent"), "d").unwrap();
-    let report = import(folder.path(), "qbittorrent", ".");
-    assert!(
-        report["left_out"][0]["reason"]
-            .as_str()
-            .unwrap()
-            .contains("bad.torrent"),
-        "{report}"
-    );
+    let refusal = import_nothing(folder.path());
+    assert!(refusal.contains("bad.torrent"), "{refusal}");
 }
