@@ -15,6 +15,7 @@ mod content;
 mod dht;
 mod event_log;
 mod events;
+mod fetching;
 mod files;
 mod guard;
 mod labels;
@@ -100,6 +101,9 @@ pub enum ApiError {
     /// A thread cannot be started.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
+    /// The HTTP client cannot be created.
+    #[error("cannot fetch torrent files: {0}")]
+    Fetch(#[from] reqwest::Error),
     /// The token cannot be read or created.
     #[error(transparent)]
     Token(#[from] TokenError),
@@ -130,6 +134,7 @@ struct ApiState {
     /// The settings of the API, for users.
     settings: serde_json::Value,
     max_body_bytes: usize,
+    fetcher: fetching::Fetcher,
     max_state_bytes: u64,
     state_dir: PathBuf,
     /// Held during an import.
@@ -189,6 +194,8 @@ impl Api {
         std::fs::create_dir_all(state_dir).map_err(failed(state_dir))?;
         let token = Token::of_folder(state_dir)?;
         let roots = roots::Roots::new(download_dir, &settings.allow_roots).map_err(failed(download_dir))?;
+        let limit = seconds(settings.body_timeout_s);
+        let fetcher = fetching::Fetcher::new(&settings.fetch_from, settings.max_body_bytes, limit)?;
         let listener = server::listen(settings.listen).map_err(bind_error)?;
         let address = listener.local_addr().map_err(bind_error)?;
         let shared = Arc::new(ApiState {
@@ -199,6 +206,7 @@ impl Api {
             roots,
             settings: serde_json::to_value(settings).unwrap_or_default(),
             max_body_bytes: settings.max_body_bytes,
+            fetcher,
             max_state_bytes: settings.max_state_bytes,
             state_dir: state_dir.to_owned(),
             importing: Arc::default(),

@@ -58,10 +58,14 @@ Examples:
   ecs-torrent add *.torrent -o /srv/torrents/iso
   ecs-torrent add linux.torrent --into second
   ecs-torrent add 'magnet:?xt=urn:btih:...'
+  ecs-torrent add https://example.org/linux.torrent
   ecs-torrent add 'magnet:?xs=urn:btpk:...'
   ecs-torrent add album.torrent --select '*.flac' --files 0,3-5
   ecs-torrent add linux.torrent --label linux,iso --category distributions
   ecs-torrent add linux.torrent --paused --queue top
+
+The daemon fetches URLs, from the Internet and from the networks of
+api.fetch_from only.
 
 --into helps where an existing file has the torrent's name. Prints the info-hash
 and the name of each torrent.
@@ -71,7 +75,7 @@ daemon follows it: each newer torrent is downloaded into a folder of its own.
 The older one is paused when the newer one is complete; its files stay.
 `dht links` lists such links.")]
 pub(super) struct AddArgs {
-    /// Torrent files and magnet links.
+    /// Torrent files, their URLs, and magnet links.
     #[arg(required = true, value_name = "SOURCE")]
     sources: Vec<PathBuf>,
     /// Download folder: by default the torrent's own, if the daemon knows it already, or the daemon's. Other folders
@@ -291,10 +295,18 @@ enum Addable {
     Torrent(ReadSource),
     /// A link to a torrent that its publisher replaces (BEP 46).
     Link(MutableLink),
+    /// The URL of a torrent file, which the daemon fetches.
+    Url(String),
 }
 
 impl Addable {
     fn read(path: &Path) -> Result<Self, CliError> {
+        let url = path
+            .to_str()
+            .filter(|text| ["http://", "https://"].iter().any(|scheme| text.starts_with(scheme)));
+        if let Some(url) = url {
+            return Ok(Self::Url(url.to_owned()));
+        }
         let source = Source::from(path);
         match source.link()? {
             Some(link) => Ok(Self::Link(link)),
@@ -306,6 +318,11 @@ impl Addable {
         match self {
             Self::Torrent(source) => source.name(),
             Self::Link(link) => link.to_string(),
+            // The last part of its path. The rest may be a secret.
+            Self::Url(url) => {
+                let path = url.split(['?', '#']).next().unwrap_or_default();
+                path.rsplit('/').next().unwrap_or_default().to_owned()
+            }
         }
     }
 }
@@ -372,6 +389,7 @@ pub(super) async fn add(args: AddArgs) -> Result<Outcome, CliError> {
             Addable::Torrent(ReadSource::Magnet(magnet)) => daemon.create_from_text(&path, magnet.to_string()).await?,
             Addable::Torrent(ReadSource::Metainfo(metainfo)) => daemon.create(&path, metainfo.bytes.clone()).await?,
             Addable::Link(link) => daemon.create_from_text(&path, link.to_string()).await?,
+            Addable::Url(url) => daemon.create_from_url(&path, url).await?,
         };
         if args.json {
             added["name"] = source.name().into();

@@ -16,7 +16,7 @@ use futures_util::stream;
 use serde_json::{Value, json};
 
 use super::answers::Refusal;
-use super::requests::{Query, media_type, read};
+use super::requests::{Query, hold, media_type, read};
 use super::{Phase, Shared, files, labels, limits, queue};
 use crate::folders::check_writable;
 use crate::{AddError, AddOptions, Error, Source, TorrentId};
@@ -69,6 +69,7 @@ const FOR_NEW: [&str; 8] = [
 /// The parts of a body that are the torrent itself.
 const TORRENT: &str = "torrent";
 const MAGNET: &str = "magnet";
+const URL: &str = "url";
 
 /// Most parts of a form, options included: a peer or a pattern each, and some more.
 const MAX_PARTS: usize = 1000;
@@ -83,12 +84,21 @@ pub(super) async fn add(
     let kind = Kind::of(&headers)?;
     // Bad options in the query are refused before the body is read.
     Chosen::of(&shared, &query).await?;
-    let (bytes, permit) = read(&shared, &headers, body).await?;
-    let source = match kind {
-        Kind::Torrent => Source::from(bytes),
-        Kind::Magnet => Source::from_link(&String::from_utf8_lossy(&bytes))?,
+    let (bytes, mut permit) = read(&shared, &headers, body).await?;
+    let given = match kind {
+        Kind::Torrent => Given::Source(Source::from(bytes)),
+        Kind::Magnet => Given::Source(Source::from_link(&String::from_utf8_lossy(&bytes))?),
         Kind::Json => from_json(&bytes, &mut query)?,
         Kind::Form(boundary) => from_form(bytes, boundary, &mut query).await?,
+    };
+    let source = match given {
+        Given::Source(source) => source,
+        Given::Url(url) => {
+            // The request's own body is not needed any more.
+            drop(permit);
+            permit = hold(&shared, shared.max_body_bytes).await;
+            shared.fetcher.fetch(&url).await?
+        }
     };
     let Chosen {
         root,
@@ -197,7 +207,7 @@ impl Kind {
             }
             _ => {
                 let why = "send a torrent file as application/x-bittorrent or application/octet-stream, a magnet link as \
-                           text/plain, or either of them in multipart/form-data or application/json; nothing is fetched from a URL";
+                           text/plain, or either of them or a url in multipart/form-data or application/json";
                 Err(Refusal::of("Content-Type", StatusCode::UNSUPPORTED_MEDIA_TYPE, why))
             }
         }
@@ -209,24 +219,30 @@ fn bad_body(why: impl ToString) -> Refusal {
     Refusal::of("body", StatusCode::BAD_REQUEST, why)
 }
 
-/// Takes the only source of a body. Clients that name a URL learn that nothing is fetched.
-fn only(torrent: Option<Source>, magnet: Option<Source>) -> Result<Source, Refusal> {
-    match (torrent, magnet) {
-        (Some(source), None) | (None, Some(source)) => Ok(source),
-        (Some(_), Some(_)) => Err(bad_body("a body has either a torrent or a magnet link, not both")),
-        (None, None) => Err(bad_body(
-            "the body has neither a torrent nor a magnet link; nothing is fetched from a URL",
-        )),
+/// The torrent of a body.
+enum Given {
+    Source(Source),
+    /// The URL of a torrent file.
+    Url(String),
+}
+
+/// Takes the only torrent of a body.
+fn only(torrent: Option<Source>, magnet: Option<Source>, url: Option<String>) -> Result<Given, Refusal> {
+    match (torrent, magnet, url) {
+        (Some(source), None, None) | (None, Some(source), None) => Ok(Given::Source(source)),
+        (None, None, Some(url)) => Ok(Given::Url(url)),
+        (None, None, None) => Err(bad_body("the body has neither a torrent, a magnet link nor a url")),
+        _ => Err(bad_body("a body has one of a torrent, a magnet link and a url")),
     }
 }
 
-/// Reads an object with a torrent file in base64 or a magnet link, and with options.
-fn from_json(bytes: &[u8], query: &mut Query) -> Result<Source, Refusal> {
+/// Reads an object with a torrent file in base64, a magnet link or a URL, and with options.
+fn from_json(bytes: &[u8], query: &mut Query) -> Result<Given, Refusal> {
     let body: Value = serde_json::from_slice(bytes).map_err(bad_body)?;
     let Value::Object(body) = body else {
         return Err(bad_body("not an object"));
     };
-    let (mut torrent, mut link) = (None, None);
+    let (mut torrent, mut link, mut url) = (None, None, None);
     for (name, value) in body {
         match (&*name, &value) {
             (TORRENT, Value::String(text)) => {
@@ -234,7 +250,7 @@ fn from_json(bytes: &[u8], query: &mut Query) -> Result<Source, Refusal> {
                 let bytes = bytes.map_err(|error| bad_body(format!("torrent: not base64: {error}")))?;
                 torrent = Some(Source::from(Bytes::from(bytes)));
             }
-            ("url", _) => return Err(bad_body("url: nothing is fetched from a URL")),
+            (URL, Value::String(text)) => url = Some(text.clone()),
             (MAGNET, Value::String(text)) => link = Some(Source::from_link(text)?),
             (_, Value::String(text)) => query.add(&name, text.clone(), &OPTIONS)?,
             (name, Value::Number(number)) if NUMBERS.contains(&name) => {
@@ -255,17 +271,17 @@ fn from_json(bytes: &[u8], query: &mut Query) -> Result<Source, Refusal> {
             }
         }
     }
-    only(torrent, link)
+    only(torrent, link, url)
 }
 
-/// Reads a form with a torrent file or a magnet link, and with options.
-async fn from_form(bytes: Bytes, boundary: String, query: &mut Query) -> Result<Source, Refusal> {
+/// Reads a form with a torrent file, a magnet link or a URL, and with options.
+async fn from_form(bytes: Bytes, boundary: String, query: &mut Query) -> Result<Given, Refusal> {
     let whole = stream::iter([Ok::<_, std::convert::Infallible>(bytes)]);
     let mut form = multer::Multipart::new(whole, boundary);
-    let (mut torrent, mut link) = (None, None);
+    let (mut torrent, mut link, mut url) = (None, None, None);
     for _ in 0..MAX_PARTS {
         let Some(part) = form.next_field().await.map_err(bad_body)? else {
-            return only(torrent, link);
+            return only(torrent, link, url);
         };
         let name = part.name().unwrap_or_default().to_owned();
         if name == TORRENT {
@@ -275,6 +291,7 @@ async fn from_form(bytes: Bytes, boundary: String, query: &mut Query) -> Result<
         let text = part.text().await.map_err(bad_body)?;
         match &*name {
             MAGNET => link = Some(Source::from_link(&text)?),
+            URL => url = Some(text),
             _ => query.add(&name, text, &OPTIONS)?,
         }
     }

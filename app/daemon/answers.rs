@@ -64,6 +64,8 @@ pub(super) enum ErrorCode {
     TooManyRequests,
     /// The operation failed.
     Failed,
+    /// The server of a URL does not answer with a torrent file.
+    FetchFailed,
     /// The engine lacks the feature.
     Unsupported,
     /// The daemon is stopping, or its engine has stopped.
@@ -73,7 +75,7 @@ pub(super) enum ErrorCode {
 impl ErrorCode {
     /// All codes.
     #[cfg(test)]
-    pub(super) const ALL: [Self; 22] = [
+    pub(super) const ALL: [Self; 23] = [
         Self::InvalidParameter,
         Self::InvalidBody,
         Self::Unauthorized,
@@ -94,6 +96,7 @@ impl ErrorCode {
         Self::UnsupportedType,
         Self::TooManyRequests,
         Self::Failed,
+        Self::FetchFailed,
         Self::Unsupported,
         Self::Unavailable,
     ];
@@ -116,6 +119,7 @@ impl ErrorCode {
             (StatusCode::PAYLOAD_TOO_LARGE, _) => Self::TooLarge,
             (StatusCode::UNSUPPORTED_MEDIA_TYPE, _) => Self::UnsupportedType,
             (StatusCode::TOO_MANY_REQUESTS, _) => Self::TooManyRequests,
+            (StatusCode::BAD_GATEWAY, _) => Self::FetchFailed,
             (StatusCode::NOT_IMPLEMENTED, _) => Self::Unsupported,
             (StatusCode::SERVICE_UNAVAILABLE, _) => Self::Unavailable,
             _ => Self::Failed,

@@ -33,9 +33,7 @@ pub(super) async fn read<'a>(
     }
     // A body of unknown length may be as long as any.
     let length = announced.and_then(|length| length.parse().ok()).unwrap_or(max);
-    let wanted = u32::try_from(kib(length)).unwrap_or(u32::MAX);
-    // The semaphore is never closed.
-    let permit = shared.bodies.acquire_many(wanted).await.ok();
+    let permit = hold(shared, length).await;
     let whole = Limited::new(body, max).collect();
     match tokio::time::timeout(shared.body_timeout, whole).await {
         Ok(Ok(whole)) => Ok((whole.to_bytes(), permit)),
@@ -46,6 +44,13 @@ pub(super) async fn read<'a>(
             Err(Refusal::of("body", StatusCode::REQUEST_TIMEOUT, why))
         }
     }
+}
+
+/// Waits for the permit to hold some bytes in memory.
+pub(super) async fn hold(shared: &Shared, bytes: usize) -> Option<SemaphorePermit<'_>> {
+    let wanted = u32::try_from(kib(bytes)).unwrap_or(u32::MAX);
+    // The semaphore is never closed.
+    shared.bodies.acquire_many(wanted).await.ok()
 }
 
 /// Refuses a body of another type than these, and says how to send it.

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use ecs_torrent_components::networks::Network;
 use ecs_torrent_components::setting_ranges;
 use serde::{Deserialize, Serialize};
 
@@ -21,11 +22,15 @@ pub struct ApiSettings {
     pub names: Vec<String>,
     /// Folders that clients may choose to download torrents into, in addition to the download folder. Default none.
     pub allow_roots: Vec<PathBuf>,
-    /// Longest body of a request, which is a torrent file. Default 10 MiB.
+    /// Networks from which torrent files are fetched by the `url` of an add, in addition to the Internet: addresses, or
+    /// networks such as `192.168.1.0/24`. A client of the API may reach what the daemon can reach there. Default none.
+    pub fetch_from: Vec<Network>,
+    /// Longest body of a request, and longest torrent file of a URL. Default 10 MiB.
     pub max_body_bytes: usize,
     /// Longest archive that is imported with `/api/v1/state`. Default 1 GiB.
     pub max_state_bytes: u64,
-    /// Time for the whole body of a request to arrive, and for each part of an archive. Default 30 s.
+    /// Time for the whole body of a request to arrive, for each part of an archive, and for the torrent file of a URL.
+    /// Default 30 s.
     pub body_timeout_s: u64,
     /// Time for the whole head of a request to arrive, and for the next request on a connection that is kept.
     /// Default 10 s.
@@ -65,6 +70,7 @@ impl Default for ApiSettings {
             allow_remote: false,
             names: Vec::new(),
             allow_roots: Vec::new(),
+            fetch_from: Vec::new(),
             max_body_bytes: 10 << 20,
             max_state_bytes: 1 << 30,
             body_timeout_s: 30,

@@ -1,6 +1,8 @@
 //! The forms in which torrents are added.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
 
 use data_encoding::BASE64;
 use serde_json::{Value, json};
@@ -80,7 +82,7 @@ fn bad_bodies_are_refused() {
     let bodies: [Value; 10] = [
         json!({}),
         json!([]),
-        json!({"url": "http://127.0.0.1/x.torrent"}),
+        json!({"url": 5}),
         json!({"torrent": "%"}),
         json!({"torrent": "ZGU="}),
         json!({"torrent": encoded, "magnet": "magnet:?xt=urn:btih:0000000000000000000000000000000000000001"}),
@@ -226,5 +228,105 @@ fn commands_take_the_names_of_torrents() {
     assert!(stopped.contains("`ecs-torrent resume"), "{stopped}");
     succeed(folder, &["resume", "a plain name"]);
     succeed(folder, &["remove", "a plain name"]);
+    assert_eq!(daemon.hashes().len(), 3);
+}
+
+/// Serves answers on loopback: each path has its head and body. Returns its address. The server ends with the process.
+fn serve(answers: Vec<(&'static str, String, Vec<u8>)>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                if stream.read(&mut byte).unwrap() == 0 {
+                    break;
+                }
+                request.push(byte[0]);
+            }
+            let line = String::from_utf8_lossy(&request).into_owned();
+            let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
+            let Some((_, head, body)) = answers.iter().find(|(known, ..)| *known == path) else {
+                continue;
+            };
+            let length = body.len();
+            let head = format!("HTTP/1.1 {head}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
+            let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
+        }
+    });
+    address
+}
+
+/// From an allowed network, and by redirection to a magnet link; nothing else.
+#[test]
+fn torrents_are_added_by_url() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    fs::write(
+        folder.join("c.ron"),
+        "(api: (fetch_from: [\"127.0.0.0/8\"], max_body_bytes: 100000))",
+    )
+    .unwrap();
+    let daemon = Daemon::start_with(folder, &["--config", "c.ron"]);
+    let (hash, bytes) = torrent(folder, "1.bin", 1, &[]);
+    let (second, more) = torrent(folder, "2.bin", 2, &[]);
+    let link = "00000000000000000000000000000000000000aa";
+    let to = |location: &str| format!("302 Found\r\nLocation: {location}");
+    let address = serve(vec![
+        ("/1.torrent", "200 OK".into(), bytes),
+        ("/2.torrent?passkey=secret", "200 OK".into(), more),
+        ("/moved", to("/1.torrent"), Vec::new()),
+        ("/link", to(&format!("magnet:?xt=urn:btih:{link}")), Vec::new()),
+        ("/inward", to("http://10.255.255.1/1.torrent"), Vec::new()),
+        ("/loop", to("/loop"), Vec::new()),
+        ("/elsewhere", to("ftp://127.0.0.1/1.torrent"), Vec::new()),
+        ("/page", "200 OK".into(), b"<html>".to_vec()),
+        ("/huge", "200 OK".into(), vec![b'x'; 100_001]),
+        ("/gone?passkey=secret", "404 Not Found".into(), Vec::new()),
+    ]);
+    let url = |path: &str| format!("http://{address}{path}");
+    let by_json = |path: &str| {
+        let body = json!({"url": url(path), "paused": true}).to_string();
+        add(&daemon, "application/json", "", body.as_bytes())
+    };
+    let answer = by_json("/moved");
+    assert_eq!(
+        (answer.status, &answer.json()["info_hash"]),
+        (201, &json!(hash)),
+        "{}",
+        answer.body
+    );
+    assert_eq!(by_json("/1.torrent").status, 200, "it is listed");
+    let answer = add(&daemon, FORM, "", &form(&[("url", url("/link").as_bytes())]));
+    assert_eq!(
+        (answer.status, &answer.json()["info_hash"]),
+        (201, &json!(link)),
+        "{}",
+        answer.body
+    );
+    let output = succeed(folder, &["add", &url("/2.torrent?passkey=secret")]);
+    assert!(output.contains(&second) && !output.contains("secret"), "{output}");
+
+    for (path, status, field, why) in [
+        ("/inward", 403, "url", "10.255.255.1"),
+        ("/loop", 502, "url", "redirect"),
+        ("/elsewhere", 502, "url", ""),
+        ("/page", 400, "body", ""),
+        ("/huge", 502, "url", "api.max_body_bytes"),
+        ("/gone?passkey=secret", 502, "url", "404"),
+        ("/nothing", 502, "url", ""),
+    ] {
+        let answer = by_json(path);
+        answer.refused(status, Some(field));
+        assert!(
+            answer.body.contains(why) && !answer.body.contains("secret"),
+            "{path}: {}",
+            answer.body
+        );
+    }
+    let both = json!({"url": url("/1.torrent"), "magnet": format!("magnet:?xt=urn:btih:{link}")}).to_string();
+    add(&daemon, "application/json", "", both.as_bytes()).refused(400, Some("body"));
     assert_eq!(daemon.hashes().len(), 3);
 }

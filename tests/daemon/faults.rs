@@ -134,9 +134,10 @@ fn fault_89_a_remote_address_has_to_be_meant() {
     assert_eq!(daemon.get("/api/v1/torrents").status, 200);
 }
 
-/// Fault 91: no client can make the daemon fetch a URL, such as the secrets of a cloud's metadata service.
+/// Fault 91: no client can make the daemon fetch a URL of its own machine or network, such as the secrets of a cloud's
+/// metadata service.
 #[test]
-fn fault_91_nothing_is_fetched_from_a_url() {
+fn fault_91_nothing_is_fetched_from_a_local_url() {
     let temporary = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(temporary.path());
     let service = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -151,14 +152,46 @@ fn fault_91_nothing_is_fetched_from_a_url() {
         assert!(answer.body.contains("not a magnet link"), "{}", answer.body);
     }
     for (kind, status, field) in [
-        ("application/json", 400, "body"),
+        ("application/json", 403, "url"),
         ("application/x-www-form-urlencoded", 415, "Content-Type"),
         ("", 415, "Content-Type"),
     ] {
         let headers = [("Authorization", bearer.as_str()), ("Content-Type", kind)];
         let answer = daemon.ask("POST", "/api/v1/torrents", &headers, json.as_bytes());
         answer.refused(status, Some(field));
-        assert!(answer.body.contains("nothing is fetched from a URL"), "{}", answer.body);
+    }
+    let port = service.local_addr().unwrap().port();
+    for host in [
+        "localhost",
+        "0.0.0.0",
+        "2130706433",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "[64:ff9b::7f00:1]",
+        "169.254.169.254",
+        "10.0.0.1",
+        "[fe80::1]",
+        "[fd00::1]",
+        "224.0.0.1",
+    ] {
+        let headers = [("Authorization", bearer.as_str()), ("Content-Type", "application/json")];
+        let json = format!("{{\"url\": \"http://{host}:{port}/x.torrent\"}}");
+        let answer = daemon.ask("POST", "/api/v1/torrents", &headers, json.as_bytes());
+        answer.refused(403, Some("url"));
+        assert!(answer.body.contains("api.fetch_from"), "{host}: {}", answer.body);
+    }
+    for url in [
+        "file:///etc/passwd",
+        "ftp://127.0.0.1/x",
+        "gopher://127.0.0.1/x",
+        "x",
+        "",
+    ] {
+        let headers = [("Authorization", bearer.as_str()), ("Content-Type", "application/json")];
+        let json = format!("{{\"url\": \"{url}\"}}");
+        daemon
+            .ask("POST", "/api/v1/torrents", &headers, json.as_bytes())
+            .refused(400, Some("url"));
     }
     for body in [
         &url,

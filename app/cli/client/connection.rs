@@ -116,6 +116,13 @@ impl Daemon {
         Ok((status == StatusCode::CREATED, answer))
     }
 
+    /// Sends the URL of a torrent file, as [`Daemon::create`] sends a file.
+    pub(super) async fn create_from_url(&self, path: &str, url: &str) -> Result<(bool, Value), CliError> {
+        let body = serde_json::json!({ "url": url }).to_string();
+        let (status, answer) = self.send(Method::POST, path, body.into(), "application/json").await?;
+        Ok((status == StatusCode::CREATED, answer))
+    }
+
     /// Sends a PATCH request with a JSON body.
     pub(super) async fn patch(&self, path: &str, body: &Value) -> Result<Value, CliError> {
         let body = Bytes::from(body.to_string());
