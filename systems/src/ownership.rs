@@ -212,7 +212,7 @@ impl Owner {
 impl FileRegistry {
     /// Sets the files that a torrent uses, in place of the previous entry.
     pub(crate) fn set(&mut self, torrent: InfoHash, name: &Arc<str>, keys: Vec<(FileKey, u32)>) {
-        self.remove(torrent);
+        self.remove_files(torrent);
         let number = self.free.pop().unwrap_or_else(|| {
             self.owners.push(None);
             self.owners.len() as u32 - 1
@@ -273,8 +273,13 @@ impl FileRegistry {
 
     /// Forgets a torrent.
     pub(crate) fn remove(&mut self, torrent: InfoHash) {
-        self.names.remove(&torrent);
         self.private.remove(&torrent);
+        self.remove_files(torrent);
+    }
+
+    /// Forgets the files of a torrent, and the name that stands for them.
+    fn remove_files(&mut self, torrent: InfoHash) {
+        self.names.remove(&torrent);
         let Some(number) = self.by_hash.remove(&torrent) else {
             return;
         };

@@ -166,13 +166,12 @@ pub(crate) fn register_stopped(
     if index.get(torrent).is_some() || registry.contains(torrent) {
         return;
     }
-    let is_private = metainfo.info.private;
+    if metainfo.info.private {
+        registry.set_private(torrent);
+    }
     let session = loaded.session.as_ref();
     // Nothing says that the torrent may use files that it has never examined.
     if session.is_some_and(Session::is_unexamined) {
-        if is_private {
-            registry.set_private(torrent);
-        }
         return;
     }
     if let Some(session) = session {
@@ -198,9 +197,6 @@ pub(crate) fn register_stopped(
     let have = session.and_then(|session| session.have.to_set(info.geometry.piece_count()));
     let have = have.unwrap_or_else(|| Bitfield::new(info.geometry.piece_count()));
     registry.stop(torrent, whole_files(&info.files, &info.geometry, &have));
-    if is_private {
-        registry.set_private(torrent);
-    }
 }
 
 #[cfg(test)]
