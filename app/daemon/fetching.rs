@@ -5,24 +5,20 @@
 //! redirections obey the same rule.
 
 use std::error::Error;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
 use ecs_torrent_components::networks::{AddressSet, Network};
 use ecs_torrent_components::scope::Scope;
-use ecs_torrent_engine::backends::http::builder;
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use ecs_torrent_engine::backends::http::{GuardedResolver, MAX_REDIRECTS, builder, literal_address};
 use reqwest::header::LOCATION;
 use reqwest::{Client, Response, redirect};
-use url::{Host, Url};
+use url::Url;
 
 use super::answers::Refusal;
 use crate::Source;
-
-/// Maximum number of redirections.
-const MAX_REDIRECTS: usize = 5;
 
 /// Fetches torrent files.
 #[derive(Debug)]
@@ -36,10 +32,12 @@ impl Fetcher {
     /// Creates a fetcher of files of at most `max_bytes`, each within a time limit.
     pub(super) fn new(fetch_from: &[Network], max_bytes: usize, limit: Duration) -> Result<Self, reqwest::Error> {
         let guard = Guard(Arc::new(AddressSet::new(fetch_from)));
-        let of_redirects = guard.clone();
+        let (of_names, of_redirects) = (guard.clone(), guard.clone());
         let client = builder()
             .timeout(limit)
-            .dns_resolver(Arc::new(guard.clone()))
+            .dns_resolver(Arc::new(GuardedResolver(move |ip| {
+                of_names.check_ip(ip).map(|()| true)
+            })))
             .redirect(redirect::Policy::custom(move |attempt| of_redirects.follow(attempt)))
             .build()?;
         Ok(Self {
@@ -128,13 +126,9 @@ impl Guard {
         }
     }
 
-    /// Checks a URL whose host is an address, which is not resolved.
+    /// Checks a URL whose host is an address.
     fn check(&self, url: &Url) -> Result<(), Forbidden> {
-        match url.host() {
-            Some(Host::Ipv4(ip)) => self.check_ip(ip.into()),
-            Some(Host::Ipv6(ip)) => self.check_ip(ip.into()),
-            _ => Ok(()),
-        }
+        literal_address(url).map_or(Ok(()), |ip| self.check_ip(ip))
     }
 
     fn follow(&self, attempt: redirect::Attempt<'_>) -> redirect::Action {
@@ -148,21 +142,5 @@ impl Guard {
             Ok(()) => attempt.follow(),
             Err(error) => attempt.error(error),
         }
-    }
-}
-
-impl Resolve for Guard {
-    /// Resolves a name to the addresses that may be contacted.
-    fn resolve(&self, name: Name) -> Resolving {
-        let guard = self.clone();
-        Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let (usable, others): (Vec<SocketAddr>, Vec<_>) =
-                found.partition(|address| guard.check_ip(address.ip()).is_ok());
-            match others.first() {
-                Some(other) if usable.is_empty() => Err(Forbidden(other.ip()).into()),
-                _ => Ok(Box::new(usable.into_iter()) as Addrs),
-            }
-        })
     }
 }

@@ -27,7 +27,7 @@ use crate::ports::net::LocalAddresses;
 use crate::wake::Waker;
 
 /// Maximum number of redirects followed.
-const MAX_REDIRECTS: usize = 5;
+pub const MAX_REDIRECTS: usize = 5;
 
 /// The `User-Agent` header.
 const USER_AGENT: &str = concat!("ecs-torrent/", env!("CARGO_PKG_VERSION"));
@@ -276,7 +276,11 @@ impl Clients {
         let source = family.and_then(|family| self.sources.iter().find(|ip| is_of(Some(family), **ip)).copied());
         builder()
             .local_address(source)
-            .dns_resolver(Arc::new(ScopedResolver { family, scope }))
+            .dns_resolver(Arc::new(GuardedResolver(move |ip| match () {
+                () if !is_of(family, ip) => Ok(false),
+                () if !scope.may_reach(ip) => Err(HttpError::PrivateRedirect),
+                () => Ok(true),
+            })))
             .redirect(redirect::Policy::custom(move |attempt| {
                 follow(attempt, scope, local_paths)
             }))
@@ -311,11 +315,7 @@ fn tls() -> ClientConfig {
 /// here. A name may stand for any address that `scope` may reach, so the paths of local servers count if that may be a
 /// local one.
 fn follow(attempt: redirect::Attempt<'_>, scope: Scope, local_paths: LocalPaths) -> redirect::Action {
-    let literal = match attempt.url().host() {
-        Some(url::Host::Ipv4(ip)) => Some(IpAddr::V4(ip)),
-        Some(url::Host::Ipv6(ip)) => Some(IpAddr::V6(ip)),
-        _ => None,
-    };
+    let literal = literal_address(attempt.url());
     if literal.is_some_and(|ip| !scope.may_reach(ip)) {
         attempt.error(HttpError::PrivateRedirect)
     } else if scope != Scope::Global
@@ -330,27 +330,40 @@ fn follow(attempt: redirect::Attempt<'_>, scope: Scope, local_paths: LocalPaths)
     }
 }
 
-/// Resolves names to the addresses of the right family that are not too private.
-struct ScopedResolver {
-    family: Option<Family>,
-    scope: Scope,
+/// Returns the host of a URL if it is an address. Such a host never reaches the resolver.
+#[must_use]
+pub fn literal_address(url: &Url) -> Option<IpAddr> {
+    match url.host()? {
+        url::Host::Ipv4(ip) => Some(ip.into()),
+        url::Host::Ipv6(ip) => Some(ip.into()),
+        url::Host::Domain(_) => None,
+    }
 }
 
-impl Resolve for ScopedResolver {
+/// Resolves names to the addresses that a rule accepts. The rule refuses an address with an error, which is the result
+/// if no address is accepted, or skips it.
+pub struct GuardedResolver<F>(pub F);
+
+impl<F, E> Resolve for GuardedResolver<F>
+where
+    F: Fn(IpAddr) -> Result<bool, E> + Clone + Send + Sync + 'static,
+    E: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
+{
     fn resolve(&self, name: Name) -> Resolving {
-        let (family, scope) = (self.family, self.scope);
+        let rule = self.0.clone();
         Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let all: Vec<SocketAddr> = found.filter(|address| is_of(family, address.ip())).collect();
-            let is_any = !all.is_empty();
-            let reachable: Vec<_> = all
-                .into_iter()
-                .filter(|address| scope.may_reach(address.ip()))
-                .collect();
-            if is_any && reachable.is_empty() {
-                return Err(HttpError::PrivateRedirect.into());
+            let (mut accepted, mut refusal) = (Vec::new(), None);
+            for address in tokio::net::lookup_host((name.as_str(), 0)).await? {
+                match rule(address.ip()) {
+                    Ok(true) => accepted.push(address),
+                    Ok(false) => {}
+                    Err(error) => refusal = Some(error),
+                }
             }
-            Ok(Box::new(reachable.into_iter()) as Addrs)
+            match refusal {
+                Some(error) if accepted.is_empty() => Err(error.into()),
+                _ => Ok(Box::new(accepted.into_iter()) as Addrs),
+            }
         })
     }
 }
