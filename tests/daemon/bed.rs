@@ -67,26 +67,36 @@ pub fn torrent_with(folder: &Path, name: &str, seed: u64, set: impl FnOnce(&mut 
     let path = write_file(folder, name, seed, 100_000);
     let mut options = MakeOptions::default();
     set(&mut options);
-    let bytes = make_torrent(&path, options);
-    let metainfo = ecs_torrent::Source::from(bytes::Bytes::from(bytes.clone()))
-        .load()
-        .unwrap();
-    (metainfo.hashes.primary().to_string(), bytes)
+    with_hash(make_torrent(&path, options))
+}
+
+/// Returns the info-hash of a torrent file, and the file's bytes.
+fn with_hash(bytes: Vec<u8>) -> (String, Vec<u8>) {
+    let source = ecs_torrent::Source::from(bytes::Bytes::from(bytes.clone()));
+    (source.load().unwrap().hashes.primary().to_string(), bytes)
 }
 
 /// Creates an album of four files of noise in `folder`, whose borders lie within pieces. Returns its info-hash and the
 /// torrent file's bytes.
 pub fn write_album(folder: &Path) -> (String, Vec<u8>) {
-    for (seed, name) in (1..).zip(["a", "b", "c", "d"]) {
-        write_file(folder, &format!("album/{name}.txt"), seed, 100_000);
-    }
     let options = MakeOptions {
         piece_length: Some(16 << 10),
         ..MakeOptions::default()
     };
-    let bytes = make_torrent(&folder.join("album"), options);
-    let source = ecs_torrent::Source::from(bytes::Bytes::from(bytes.clone()));
-    (source.load().unwrap().hashes.primary().to_string(), bytes)
+    write_album_of(folder, ["a.txt", "b.txt", "c.txt", "d.txt"], 100_000, options)
+}
+
+/// Like [`write_album`], with these files of `len` bytes each.
+pub fn write_album_of<'a>(
+    folder: &Path,
+    names: impl IntoIterator<Item = &'a str>,
+    len: usize,
+    options: MakeOptions,
+) -> (String, Vec<u8>) {
+    for (seed, name) in (1..).zip(names) {
+        write_file(folder, &format!("album/{name}"), seed, len);
+    }
+    with_hash(make_torrent(&folder.join("album"), options))
 }
 
 /// A child process that ends with the test.

@@ -9,8 +9,8 @@ use ecs_torrent::components::session::Session;
 use ecs_torrent::making::MakeOptions;
 use serde_json::{Value, json};
 
-use crate::bed::{Answer, Daemon, fail, succeed, wait_until, write_album};
-use crate::content::{compare, make_torrent, noise, write_file};
+use crate::bed::{Answer, Daemon, fail, succeed, wait_until, write_album, write_album_of};
+use crate::content::{compare, noise, write_file};
 
 /// Starts a daemon that may use the folders in `roots`.
 fn start(folder: &Path, roots: &[&Path]) -> Daemon {
@@ -117,20 +117,9 @@ fn kills_during_moves_lose_nothing() {
     let folder = temporary.path().canonicalize().unwrap();
     let memory = tempfile::tempdir_in("/dev/shm").unwrap();
     let source = tempfile::tempdir().unwrap();
-    for (number, name) in (1..).zip(["a", "b/c", "b/d", "e"]) {
-        write_file(
-            &source.path().join("downloads"),
-            &format!("album/{name}"),
-            number,
-            6_000_001,
-        );
-    }
-    let whole = source.path().join("downloads/album");
-    let bytes = make_torrent(&whole, MakeOptions::default());
-    let loaded = ecs_torrent::Source::from(bytes::Bytes::from(bytes.clone()))
-        .load()
-        .unwrap();
-    let hash = loaded.hashes.primary().to_string();
+    let downloads = source.path().join("downloads");
+    let (hash, bytes) = write_album_of(&downloads, ["a", "b/c", "b/d", "e"], 6_000_001, MakeOptions::default());
+    let whole = downloads.join("album");
     let places = [
         folder.join("downloads/one"),
         memory.path().join("two"),

@@ -7,8 +7,8 @@ use std::time::Duration;
 use ecs_torrent::making::MakeOptions;
 use serde_json::{Value, json};
 
-use crate::bed::{Answer, Daemon, fail, succeed, torrent, wait_until, write_album};
-use crate::content::{compare, make_torrent, noise, write_file};
+use crate::bed::{Answer, Daemon, fail, succeed, torrent, wait_until, write_album, write_album_of};
+use crate::content::{compare, noise};
 use crate::moving::download;
 
 fn rename(daemon: &Daemon, hash: &str, body: &Value) -> Answer {
@@ -136,20 +136,14 @@ fn kills_during_renames_lose_nothing() {
     let folder = temporary.path().canonicalize().unwrap();
     let source = tempfile::tempdir().unwrap();
     let names: Vec<String> = (0..40).map(|number| format!("{}/{number}", number % 7)).collect();
-    for (number, name) in (1..).zip(&names) {
-        write_file(
-            &source.path().join("downloads"),
-            &format!("album/{name}"),
-            number,
-            20_001,
-        );
-    }
-    let whole = source.path().join("downloads/album");
-    let bytes = make_torrent(&whole, MakeOptions::default());
-    let loaded = ecs_torrent::Source::from(bytes::Bytes::from(bytes.clone()))
-        .load()
-        .unwrap();
-    let hash = loaded.hashes.primary().to_string();
+    let downloads = source.path().join("downloads");
+    let (hash, bytes) = write_album_of(
+        &downloads,
+        names.iter().map(String::as_str),
+        20_001,
+        MakeOptions::default(),
+    );
+    let whole = downloads.join("album");
     let mut daemon = Daemon::start(&folder);
     download(&daemon, source.path(), &bytes);
     let root = folder.join("downloads");

@@ -124,6 +124,13 @@ impl Bed {
         bed.unwrap()
     }
 
+    /// Starts an engine, and restores the only torrent of its state folder.
+    pub fn restored(settings: Settings) -> Self {
+        let bed = Self::start_with(settings);
+        assert_eq!(bed.block_on(bed.torrents().restore()).unwrap(), 1);
+        bed
+    }
+
     pub fn with(settings: Settings) -> Result<Self, StartError> {
         let (sender, seen) = channel();
         let engine = Engine::builder()

@@ -52,9 +52,7 @@ impl Place {
     }
 
     fn restore(&self) -> Bed {
-        let bed = self.start();
-        assert_eq!(bed.block_on(bed.torrents().restore()).unwrap(), 1);
-        bed
+        Bed::restored(self.settings())
     }
 
     fn session(&self, torrent: &Torrent) -> Session {
@@ -68,6 +66,16 @@ fn add(bed: &Bed, torrent: &Torrent, seed: Option<&Seed>) -> InfoHash {
         ..AddOptions::default()
     };
     bed.add_with(torrent, options)
+}
+
+/// Starts a download from a seed that sends 30 blocks, and waits for the first pieces.
+fn begin(place: &Place, torrent: &Arc<Torrent>) -> (Bed, Seed, InfoHash) {
+    let mut bed = place.start();
+    let seed = Seed::limited(torrent, 30);
+    let id = add(&bed, torrent, Some(&seed));
+    bed.wait_downloading(id);
+    wait_until("pieces", || bed.have(id).len() >= 3);
+    (bed, seed, id)
 }
 
 fn is_empty(folder: &Path) -> bool {
@@ -88,11 +96,7 @@ fn wait_seeding_in(bed: &mut Bed, id: InfoHash, root: &Path) {
 fn files_go_to_the_download_folder_when_all_are_there() {
     let torrent = Arc::new(Torrent::album(501, "album", &FILES, PIECE));
     let place = Place::new();
-    let mut bed = place.start();
-    let seed = Seed::limited(&torrent, 30);
-    let id = add(&bed, &torrent, Some(&seed));
-    bed.wait_downloading(id);
-    wait_until("pieces", || bed.have(id).len() >= 3);
+    let (bed, seed, id) = begin(&place, &torrent);
     assert_eq!(bed.stats(id).root, place.incomplete());
     assert!(place.incomplete().join("album/a").exists() && is_empty(&place.complete()));
     wait_until("the session", || {
@@ -204,11 +208,7 @@ fn what_is_in_the_way_is_not_touched() {
 fn the_user_decides_and_kills_do_not() {
     let torrent = Arc::new(Torrent::album(505, "album", &FILES, PIECE));
     let place = Place::new();
-    let mut bed = place.start();
-    let seed = Seed::limited(&torrent, 30);
-    let id = add(&bed, &torrent, Some(&seed));
-    bed.wait_downloading(id);
-    wait_until("pieces", || bed.have(id).len() >= 3);
+    let (mut bed, seed, id) = begin(&place, &torrent);
     let chosen = place.folder.path().join("chosen");
     bed.block_on(bed.torrents().move_files(id, &chosen)).unwrap();
     bed.wait(id, "the move", |life| *life == Lifecycle::Moving);

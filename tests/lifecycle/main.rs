@@ -19,6 +19,7 @@ mod command;
 #[path = "../support/content.rs"]
 mod content;
 mod disk_faults;
+mod downloaded;
 mod incomplete;
 mod killing;
 mod moving;

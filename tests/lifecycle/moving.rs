@@ -1,64 +1,47 @@
 //! Moves of a torrent's files to another folder, on one file system and between two.
 
 use std::fs;
+use std::ops::Deref;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ecs_torrent::components::session::{MoveStage, Session};
+use ecs_torrent::components::session::MoveStage;
 use ecs_torrent::components::torrent::Lifecycle;
 use ecs_torrent::{AddOptions, Error, InfoHash, MoveError, MovedFiles, RemoveOptions, TorrentState};
 
 use crate::bed::{Bed, Torrent, wait_until};
-use crate::seed::{Seed, download_album};
+use crate::downloaded::Downloaded;
+use crate::seed::Seed;
 use crate::volumes::{Volume, can_mount};
 
 const PIECE: u32 = 64 << 10;
 
 /// A complete torrent, and a folder on another file system.
 struct Whole {
-    torrent: Arc<Torrent>,
-    folder: tempfile::TempDir,
+    downloaded: Downloaded,
     memory: tempfile::TempDir,
-    id: InfoHash,
+}
+
+impl Deref for Whole {
+    type Target = Downloaded;
+
+    fn deref(&self) -> &Downloaded {
+        &self.downloaded
+    }
 }
 
 impl Whole {
     fn new(number: u64) -> (Self, Bed) {
         let files = [("a", 3 << 20), ("sub/b", 2 << 20), ("sub/c", 100_000)];
-        let (torrent, folder, id, bed) = download_album(number, &files, PIECE);
+        let (downloaded, bed) = Downloaded::album(number, &files, PIECE);
         let memory = tempfile::tempdir_in("/dev/shm").unwrap();
-        let whole = Self {
-            torrent,
-            folder,
-            memory,
-            id,
-        };
-        (whole, bed)
-    }
-
-    fn root(&self) -> PathBuf {
-        self.folder.path().join("data")
-    }
-
-    fn state(&self) -> PathBuf {
-        self.folder.path().join("state-dir")
-    }
-
-    fn session(&self) -> Session {
-        self.torrent.session(&self.state()).unwrap()
+        (Self { downloaded, memory }, bed)
     }
 
     /// Two new places for the files: on their file system, and on another one.
     fn places(&self) -> [PathBuf; 2] {
         [self.folder.path().join("near/new"), self.memory.path().join("far/new")]
-    }
-
-    /// Starts another engine, as after a kill.
-    fn restore(&self) -> Bed {
-        let bed = Bed::start(&self.state());
-        assert_eq!(bed.block_on(bed.torrents().restore()).unwrap(), 1);
-        bed
     }
 
     /// Lets the session say that a move to `root` was interrupted, as a kill right after its beginning leaves it.

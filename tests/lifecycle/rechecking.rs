@@ -1,9 +1,9 @@
 //! Checks on request: all data is hashed again, even if the session and the files' times match.
 
 use std::fs;
+use std::ops::Deref;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
 use ecs_torrent::components::commands::RecheckError;
 use ecs_torrent::components::session::FileStamp;
@@ -11,40 +11,34 @@ use ecs_torrent::components::torrent::Lifecycle;
 use ecs_torrent::{AddOptions, Error, InfoHash, TorrentState};
 
 use crate::bed::{Bed, Torrent, settings, wait_until};
-use crate::seed::{Seed, download_album};
+use crate::downloaded::Downloaded;
+use crate::seed::Seed;
 
 const PIECE: u32 = 64 << 10;
 
-/// A torrent whose data is complete.
-struct Whole {
-    torrent: Arc<Torrent>,
-    folder: tempfile::TempDir,
-    id: InfoHash,
+/// A complete torrent.
+struct Whole(Downloaded);
+
+impl Deref for Whole {
+    type Target = Downloaded;
+
+    fn deref(&self) -> &Downloaded {
+        &self.0
+    }
 }
 
 impl Whole {
-    /// Downloads a torrent.
     fn new(number: u64) -> (Self, Bed) {
         let files = [("a", 3 << 20), ("b", 2 << 20), ("c", 100_000)];
-        let (torrent, folder, id, bed) = download_album(number, &files, PIECE);
-        (Self { torrent, folder, id }, bed)
-    }
-
-    fn root(&self) -> PathBuf {
-        self.folder.path().join("data")
-    }
-
-    fn state(&self) -> PathBuf {
-        self.folder.path().join("state-dir")
+        let (downloaded, bed) = Downloaded::album(number, &files, PIECE);
+        (Self(downloaded), bed)
     }
 
     /// Starts an engine that restores the torrent. It checks one piece at a time, so that a check takes long.
     fn restore(&self) -> Bed {
         let mut settings = settings(Some(&self.state()));
         settings.storage.check_memory_bytes = 16 << 10;
-        let bed = Bed::start_with(settings);
-        assert_eq!(bed.block_on(bed.torrents().restore()).unwrap(), 1);
-        bed
+        Bed::restored(settings)
     }
 
     /// Changes bytes in the middle of the second file, and lets the session of a torrent that is not open call the file
@@ -53,7 +47,7 @@ impl Whole {
         let path = self.root().join("album/b");
         let file = fs::File::options().write(true).open(&path).unwrap();
         file.write_all_at(b"damage", 1 << 20).unwrap();
-        let mut session = self.torrent.session(&self.state()).unwrap();
+        let mut session = self.session();
         session.files[1] = Some(stamp(&path));
         fs::write(self.torrent.session_path(&self.state()), session.to_text()).unwrap();
         (4 << 20) / PIECE

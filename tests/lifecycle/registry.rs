@@ -183,8 +183,7 @@ fn a_failed_torrent_keeps_its_files() {
     assert_keeps_its_file(&bed, &first, &root);
     drop(bed);
     obstruct();
-    let mut bed = Bed::start(&state);
-    assert_eq!(bed.block_on(bed.torrents().restore()).unwrap(), 1);
+    let mut bed = Bed::restored(settings(Some(&state)));
     bed.wait_failed(id);
     clear();
     assert_keeps_its_file(&bed, &first, &root);

@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::ops::Deref;
+use std::path::Path;
 use std::sync::Arc;
 
-use ecs_torrent::components::session::{MoveStage, Session};
+use ecs_torrent::components::session::MoveStage;
 use ecs_torrent::components::torrent::Lifecycle;
 use ecs_torrent::{AddOptions, Error, InfoHash, MoveError, MovedFiles, NewNames, RemoveOptions, TorrentState};
 
 use crate::bed::{Bed, Torrent, wait_until};
-use crate::seed::{Seed, download_album};
+use crate::downloaded::Downloaded;
+use crate::seed::Seed;
 
 const PIECE: u32 = 64 << 10;
 const FILES: [(&str, usize); 3] = [("a", 300_000), ("sub/b", 200_000), ("sub/c", 100_000)];
@@ -52,35 +54,21 @@ fn tree(root: &Path) -> BTreeMap<String, Vec<u8>> {
     files
 }
 
-/// A complete torrent, and the bytes of its files.
-struct Whole {
-    torrent: Arc<Torrent>,
-    folder: tempfile::TempDir,
-    id: InfoHash,
+/// A complete torrent.
+struct Whole(Downloaded);
+
+impl Deref for Whole {
+    type Target = Downloaded;
+
+    fn deref(&self) -> &Downloaded {
+        &self.0
+    }
 }
 
 impl Whole {
     fn new(number: u64) -> (Self, Bed) {
-        let (torrent, folder, id, bed) = download_album(number, &FILES, PIECE);
-        (Self { torrent, folder, id }, bed)
-    }
-
-    fn root(&self) -> PathBuf {
-        self.folder.path().join("data")
-    }
-
-    fn state(&self) -> PathBuf {
-        self.folder.path().join("state-dir")
-    }
-
-    fn session(&self) -> Session {
-        self.torrent.session(&self.state()).unwrap()
-    }
-
-    fn restore(&self) -> Bed {
-        let bed = Bed::start(&self.state());
-        assert_eq!(bed.block_on(bed.torrents().restore()).unwrap(), 1);
-        bed
+        let (downloaded, bed) = Downloaded::album(number, &FILES, PIECE);
+        (Self(downloaded), bed)
     }
 
     /// Asserts that the download folder has the torrent's files at these paths, and nothing else.

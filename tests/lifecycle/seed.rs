@@ -8,13 +8,12 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ecs_torrent::InfoHash;
 use ecs_torrent::protocol::geometry::BlockRequest;
 use ecs_torrent::protocol::wire::{
     Frame, FrameLimits, HANDSHAKE_LEN, Message, PeerCodec, Reserved, Session, write_block_header,
 };
 
-use crate::bed::{Bed, Torrent, wait_until};
+use crate::bed::{Torrent, wait_until};
 use crate::peer::{handshake, unique_id};
 
 /// A seed on a loopback address with its own port. It runs as long as the process.
@@ -146,20 +145,4 @@ impl Seed {
         progress.allowance = progress.allowance.saturating_sub(1);
         *progress.served.entry((piece, begin)).or_default() += 1;
     }
-}
-
-/// Downloads the files of an album from a seed. Returns the torrent, the folder with its data and the engine's state,
-/// its hash and the engine.
-pub fn download_album(
-    number: u64,
-    files: &[(&str, usize)],
-    piece_length: u32,
-) -> (Arc<Torrent>, tempfile::TempDir, InfoHash, Bed) {
-    let torrent = Arc::new(Torrent::album(number, "album", files, piece_length));
-    let folder = tempfile::tempdir().unwrap();
-    let mut bed = Bed::start(&folder.path().join("state-dir"));
-    let seed = Seed::free(&torrent);
-    let id = bed.add(&torrent, &folder.path().join("data"), &[seed.address]);
-    bed.wait_seeding(id);
-    (torrent, folder, id, bed)
 }
