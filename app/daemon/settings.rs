@@ -23,7 +23,7 @@ pub struct ApiSettings {
     /// Folders that clients may choose to download torrents into, in addition to the download folder. Default none.
     pub allow_roots: Vec<PathBuf>,
     /// Networks from which torrent files are fetched by the `url` of an add, in addition to the Internet: addresses, or
-    /// networks such as `192.168.1.0/24`. A client of the API may reach what the daemon can reach there. Default none.
+    /// networks such as `192.168.1.0/24`. Clients of the API gain access to them through the daemon. Default none.
     pub fetch_from: Vec<Network>,
     /// Longest body of a request, and longest torrent file of a URL. Default 10 MiB.
     pub max_body_bytes: usize,

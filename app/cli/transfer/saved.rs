@@ -1,11 +1,10 @@
 //! The bytes that a stopped torrent still lacks, read from its saved state.
 
-use std::fs::File;
 use std::path::Path;
 
 use ecs_torrent::TorrentId;
 use ecs_torrent::components::session::Session;
-use ecs_torrent::engine::backends::whole_file::read_bounded;
+use ecs_torrent::engine::backends::whole_file::read_file;
 use ecs_torrent::protocol::geometry::Geometry;
 
 /// Longest saved state that is read, in bytes.
@@ -15,7 +14,7 @@ const MAX_SESSION_BYTES: u64 = 512 << 20;
 /// not want all files: the state alone does not tell where the wanted ones lie.
 pub(super) fn missing_bytes(state_dir: &Path, torrent: TorrentId) -> Option<u64> {
     let path = state_dir.join("state").join(format!("{torrent}.ron"));
-    let bytes = read_bounded(File::open(path).ok()?, MAX_SESSION_BYTES).ok()?;
+    let bytes = read_file(&path, MAX_SESSION_BYTES).ok()?;
     let session = Session::parse(&bytes, torrent.0).ok()?;
     if !session.skipped.is_empty() || !session.selected.is_empty() {
         return None;

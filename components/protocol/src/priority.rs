@@ -1,5 +1,5 @@
 //! Canonical peer priority (BEP 40): all clients rank a pair of addresses alike, so the connections of a swarm settle
-//! into a graph from which no party can crowd out other peers.
+//! into a graph from which no party can displace other peers.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -25,7 +25,7 @@ pub const UTP_DATAGRAMS: Purpose = purpose!("datagrams of uTP");
 pub const LSD_DATAGRAMS: Purpose = purpose!("datagrams of local discovery");
 
 /// The protocol of a datagram, judged by its first bytes. Each kind has its own ring on the way into the world, and its
-/// own share of a tick, so that a flood of one kind does not crowd out another.
+/// own share of a tick, so that a flood of one kind does not displace another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DatagramKind {
     /// An answer of a tracker (BEP 15).
@@ -101,7 +101,7 @@ fn is_dht_answer(data: &[u8]) -> bool {
 }
 
 /// Datagrams on their way into the world, in one ring of fixed length for each kind, and one for answers of the DHT,
-/// so that a flood of queries does not crowd out the answers to ours. A full ring drops and counts new datagrams: UDP
+/// so that a flood of queries does not displace the answers to ours. A full ring drops and counts new datagrams: UDP
 /// may lose them anyway, and memory stays bounded. Datagrams without an open inbox are dropped and counted too,
 /// without waking the engine.
 #[derive(Debug)]
@@ -316,7 +316,7 @@ mod tests {
     }
     /// A flood of queries to the DHT node leaves the answers to ours their ring and their share of each tick.
     #[test]
-    fn queries_of_the_dht_do_not_crowd_out_answers() {
+    fn queries_of_the_dht_do_not_displace_answers() {
         const REPLY: &[u8] = b"d1:rd2:id20:abcdefghij0123456789e1:t2:aa1:y1:re";
         const ERROR: &[u8] = b"d1:eli201e5:otherre1:t2:aa1:y1:ee";
         let mut rings = DatagramRings::new(3, 2);
