@@ -12,6 +12,7 @@ use ecs_torrent_components::names::NewNames;
 use ecs_torrent_components::queue::QueueChange;
 use ecs_torrent_components::rate_limit::LimitsPatch;
 use ecs_torrent_components::seeding::SeedingPatch;
+use ecs_torrent_components::selection::FileSelection;
 use ecs_torrent_components::settings::{ChangedSettings, SettingsPatch};
 use ecs_torrent_components::stats::{FileStats, StoppedTorrent, TorrentStats};
 use ecs_torrent_components::wanted::{FilePriority, PieceOrderChange};
@@ -235,6 +236,14 @@ impl BlockingTorrents {
     /// As [`Torrents::recheck`].
     pub fn recheck(&self, id: impl Into<TorrentId>) -> Result<(), Error> {
         block_on(self.0.recheck(id))
+    }
+
+    /// Blocking form of [`Torrents::recheck_files`].
+    ///
+    /// # Errors
+    /// As [`Torrents::recheck_files`].
+    pub fn recheck_files(&self, id: impl Into<TorrentId>, files: FileSelection) -> Result<(), Error> {
+        block_on(self.0.recheck_files(id, files))
     }
 
     /// Blocking form of [`Torrents::pause_all`].

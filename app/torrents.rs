@@ -8,10 +8,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bevy_ecs::world::World;
 use ecs_torrent_components::commands::{
-    AddOptions, AddPeers, AddTorrent, AnnounceTorrent, EditTrackers, GetFiles, GetStats, ListStopped, ListTorrents,
-    MoveTorrent, MovedFiles, PauseAll, PauseOrStart, PauseTorrent, RecheckTorrent, RemoveError, RemoveOptions,
-    RemoveTorrent, Removed, Reply, ResumeAll, ResumeTorrent, ResumeTorrentError, ScrapeTorrent, SetFiles, SetLabels,
-    SetLimits, SetQueue, SetSeeding, StartAll, StartTorrent, StopAll, StopTorrent,
+    AddOptions, AddPeers, AddTorrent, AnnounceTorrent, CheckScope, EditTrackers, GetFiles, GetStats, ListStopped,
+    ListTorrents, MoveTorrent, MovedFiles, PauseAll, PauseOrStart, PauseTorrent, RecheckTorrent, RemoveError,
+    RemoveOptions, RemoveTorrent, Removed, Reply, ResumeAll, ResumeTorrent, ResumeTorrentError, ScrapeTorrent,
+    SetFiles, SetLabels, SetLimits, SetQueue, SetSeeding, StartAll, StartTorrent, StopAll, StopTorrent,
 };
 use ecs_torrent_components::labels::LabelsPatch;
 use ecs_torrent_components::links::FollowLink;
@@ -19,6 +19,7 @@ use ecs_torrent_components::names::NewNames;
 use ecs_torrent_components::queue::QueueChange;
 use ecs_torrent_components::rate_limit::{LimitsPatch, RateLimits};
 use ecs_torrent_components::seeding::SeedingPatch;
+use ecs_torrent_components::selection::FileSelection;
 use ecs_torrent_components::settings::{
     ChangeError, ChangeSettings, ChangedSettings, SettingChanges, SettingLayers, Settings, SettingsPatch,
 };
@@ -429,10 +430,32 @@ impl Torrents {
     /// [`Error::TorrentNotFound`]; [`Error::Recheck`] if such a check is running already, if the torrent has no
     /// metadata yet, or if the session could not be saved. In the last case the torrent is then listed as failed.
     pub async fn recheck(&self, id: impl Into<TorrentId>) -> Result<(), Error> {
-        let TorrentId(torrent) = id.into();
-        Ok(self
-            .ask(|reply| PauseOrStart::from(RecheckTorrent { torrent, reply }))
-            .await??)
+        self.check(id.into(), CheckScope::All).await
+    }
+
+    /// Checks the data of some files again, like [`Torrents::recheck`]. Only the pieces that have bytes of these files
+    /// are hashed; all others stay held.
+    ///
+    /// ```
+    /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
+    /// use ecs_torrent::components::selection::FileSelection;
+    /// # setup::run(async |torrents, folder| {
+    /// let id = torrents.download(folder.join("album.torrent")).await?;
+    /// torrents.recheck_files(id, FileSelection::new([0..=0], ["*.flac"]).unwrap()).await?;
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Torrents::recheck`]; also [`Error::Recheck`] if none of the files is selected.
+    pub async fn recheck_files(&self, id: impl Into<TorrentId>, files: FileSelection) -> Result<(), Error> {
+        self.check(id.into(), CheckScope::Files(files)).await
+    }
+
+    async fn check(&self, id: TorrentId, scope: CheckScope) -> Result<(), Error> {
+        let TorrentId(torrent) = id;
+        let command = |reply| PauseOrStart::from(RecheckTorrent { torrent, scope, reply });
+        Ok(self.ask(command).await??)
     }
 
     /// Moves a torrent's files to another download folder, and returns when that is done. The torrent leaves its peers

@@ -53,11 +53,7 @@ impl ChoiceArgs {
     /// Adds the selection to the parameters of a request to the daemon.
     pub(super) fn write(&self, query: &mut form_urlencoded::Serializer<'_, String>) {
         if !self.files.is_empty() {
-            let ranges = self
-                .files
-                .iter()
-                .map(|range| format!("{}-{}", range.start(), range.end()));
-            query.append_pair("files", &ranges.collect::<Vec<_>>().join(","));
+            query.append_pair("files", &ranges_text(&self.files));
         }
         for glob in &self.select {
             query.append_pair("select", glob);
@@ -68,6 +64,13 @@ impl ChoiceArgs {
             }
         }
     }
+}
+
+/// Writes ranges of files as the API reads them.
+#[cfg(feature = "daemon")]
+pub(super) fn ranges_text(ranges: &[RangeInclusive<u32>]) -> String {
+    let ranges = ranges.iter().map(|range| format!("{}-{}", range.start(), range.end()));
+    ranges.collect::<Vec<_>>().join(",")
 }
 
 /// Parses `3` or `3-5`.

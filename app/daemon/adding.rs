@@ -9,7 +9,6 @@ use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use data_encoding::BASE64;
-use ecs_torrent_components::selection::FileSelection;
 use ecs_torrent_components::wanted::PieceOrder;
 use ecs_torrent_protocol::hash::InfoHash;
 use futures_util::stream;
@@ -338,7 +337,7 @@ impl Chosen {
             name: query.one("name").map(str::to_owned),
             overwrite: query.flag("overwrite")?,
             peers: peers(query)?,
-            select: selection(query)?,
+            select: files::selection(query.one("files"), query.all("select"))?,
             limits: limits::given(query)?,
             labels,
             paused: query.flag("paused")?,
@@ -356,14 +355,6 @@ impl Chosen {
             options,
         })
     }
-}
-
-/// Returns the files that the parameters select.
-fn selection(query: &Query) -> Result<FileSelection, Refusal> {
-    let bad = |field, error: &dyn ToString| Refusal::of(field, StatusCode::BAD_REQUEST, error.to_string());
-    let ranges = query.one("files").map(files::parse_ranges).transpose();
-    let ranges = ranges.map_err(|error| bad("files", &error))?.unwrap_or_default();
-    FileSelection::new(ranges, query.all("select")).map_err(|error| bad("select", &error))
 }
 
 /// Returns which parameters of an add have no effect on a torrent that is listed already, since its files have their

@@ -207,6 +207,7 @@ impl From<Error> for Refusal {
             Error::EditTrackers(EditTrackersError::BadUrl { .. } | EditTrackersError::TooMany { .. }) => {
                 Self::of("add", StatusCode::BAD_REQUEST, text)
             }
+            Error::Recheck(RecheckError::NothingSelected(_)) => Self::of("files", StatusCode::BAD_REQUEST, text),
             Error::Recheck(RecheckError::Running(_)) => Self::new(StatusCode::CONFLICT, text),
             Error::Recheck(RecheckError::NoMetadata(_)) => Self::conflict(ErrorCode::MetadataUnknown, text),
             Error::Move(MoveError::Running(_) | MoveError::Interrupted(_)) => Self::new(StatusCode::CONFLICT, text),

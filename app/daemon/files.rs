@@ -5,12 +5,13 @@ use std::ops::RangeInclusive;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use ecs_torrent_components::selection::FileSelection;
 use ecs_torrent_components::wanted::FilePriority;
 use serde::Deserialize;
 
 use super::Shared;
 use super::answers::Refusal;
-use super::requests::{JsonBody, NamedTorrent};
+use super::requests::{JsonBody, NamedTorrent, OptionalJsonBody};
 use crate::FileStats;
 
 /// The files of each priority, as lists of numbers and ranges, or `all`.
@@ -58,8 +59,45 @@ pub(super) async fn set(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// The files whose data is checked, or none for all data.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Recheck {
+    files: Option<String>,
+    select: Vec<String>,
+}
+
+/// Checks data of a torrent again. The answer comes when the check is durable.
+pub(super) async fn recheck(
+    State(shared): State<Shared>,
+    NamedTorrent(hash): NamedTorrent,
+    OptionalJsonBody(wanted): OptionalJsonBody<Recheck>,
+) -> Result<StatusCode, Refusal> {
+    let Recheck { files, select } = wanted.unwrap_or_default();
+    let globs = select.iter().map(String::as_str);
+    match files.is_none() && select.is_empty() {
+        true => shared.torrents.recheck(hash).await?,
+        false => {
+            let selection = selection(files.as_deref(), globs)?;
+            shared.torrents.recheck_files(hash, selection).await?;
+        }
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Returns the files that a list of numbers and patterns select. A refusal names the field.
+pub(super) fn selection<'g>(
+    list: Option<&str>,
+    globs: impl Iterator<Item = &'g str>,
+) -> Result<FileSelection, Refusal> {
+    let bad = |field, error: &dyn ToString| Refusal::of(field, StatusCode::BAD_REQUEST, error.to_string());
+    let ranges = list.map(parse_ranges).transpose();
+    let ranges = ranges.map_err(|error| bad("files", &error))?.unwrap_or_default();
+    FileSelection::new(ranges, globs).map_err(|error| bad("select", &error))
+}
+
 /// Parses numbers and ranges of files: `0,3-5`.
-pub(super) fn parse_ranges(list: &str) -> Result<Vec<RangeInclusive<u32>>, String> {
+fn parse_ranges(list: &str) -> Result<Vec<RangeInclusive<u32>>, String> {
     let range = |text: &str| {
         let (first, last) = text.split_once('-').unwrap_or((text, text));
         match (first.parse::<u32>(), last.parse::<u32>()) {

@@ -69,17 +69,43 @@ impl<T: DeserializeOwned> FromRequest<Shared> for JsonBody<T> {
 
     async fn from_request(request: Request, shared: &Shared) -> Result<Self, Refusal> {
         let (Parts { headers, .. }, body) = request.into_parts();
-        require_type(&headers, &["application/json"], "send the body as application/json")?;
+        require_json(&headers)?;
         let (bytes, _permit) = read(shared, &headers, body).await?;
-        let bad = |error: &dyn ToString| Refusal::of("body", StatusCode::BAD_REQUEST, error.to_string());
-        if bytes.trim_ascii_start().first() != Some(&b'{') {
-            return Err(bad(&"the body is no JSON object"));
-        }
-        let json = &mut serde_json::Deserializer::from_slice(&bytes);
-        let value = serde_path_to_error::deserialize(&mut *json).map_err(|error| bad(&error))?;
-        json.end().map_err(|error| bad(&error))?;
-        Ok(Self(value))
+        parse_object(&bytes).map(Self)
     }
+}
+
+/// A body that is a JSON object, or no body.
+pub(super) struct OptionalJsonBody<T>(pub(super) Option<T>);
+
+impl<T: DeserializeOwned> FromRequest<Shared> for OptionalJsonBody<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, shared: &Shared) -> Result<Self, Refusal> {
+        let (Parts { headers, .. }, body) = request.into_parts();
+        let (bytes, _permit) = read(shared, &headers, body).await?;
+        if bytes.is_empty() {
+            return Ok(Self(None));
+        }
+        require_json(&headers)?;
+        parse_object(&bytes).map(|value| Self(Some(value)))
+    }
+}
+
+fn require_json(headers: &HeaderMap) -> Result<(), Refusal> {
+    require_type(headers, &["application/json"], "send the body as application/json")
+}
+
+/// Parses a JSON object.
+fn parse_object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
+    let bad = |error: &dyn ToString| Refusal::of("body", StatusCode::BAD_REQUEST, error.to_string());
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(bad(&"the body is no JSON object"));
+    }
+    let json = &mut serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut *json).map_err(|error| bad(&error))?;
+    json.end().map_err(|error| bad(&error))?;
+    Ok(value)
 }
 
 /// Returns the number of KiB that some bytes take, at least one.

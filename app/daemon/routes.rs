@@ -122,7 +122,12 @@ fn table() -> Vec<Route> {
         ),
         route("post", "/api/v1/torrents/{hash}/pause", Token, routing::post(pause)),
         route("post", "/api/v1/torrents/{hash}/start", Token, routing::post(start)),
-        route("post", "/api/v1/torrents/{hash}/recheck", Token, routing::post(recheck)),
+        route(
+            "post",
+            "/api/v1/torrents/{hash}/recheck",
+            Token,
+            routing::post(files::recheck),
+        ),
         route(
             "post",
             "/api/v1/torrents/{hash}/move",
@@ -250,11 +255,6 @@ async fn pause(State(shared): State<Shared>, NamedTorrent(hash): NamedTorrent) -
 
 async fn start(State(shared): State<Shared>, NamedTorrent(hash): NamedTorrent) -> Result<StatusCode, Refusal> {
     shared.torrents.start(hash).await?;
-    Ok(StatusCode::NO_CONTENT)
-}
-
-async fn recheck(State(shared): State<Shared>, NamedTorrent(hash): NamedTorrent) -> Result<StatusCode, Refusal> {
-    shared.torrents.recheck(hash).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ecs_torrent_components::commands::{
-    CommandQueue, MoveTorrent, PauseAll, PauseOrStart, RecheckTorrent, Reply, StartAll, StopAll, StopError,
+    CheckScope, CommandQueue, MoveTorrent, PauseAll, PauseOrStart, RecheckTorrent, Reply, StartAll, StopAll, StopError,
 };
 use ecs_torrent_components::names::NewNames;
 use ecs_torrent_engine::sim::{
@@ -263,8 +263,12 @@ impl<'s> Stage<'s> {
                 self.send(who, PauseOrStart::from(StartAll { reply }));
             }
             Act::Rechecks(who) => {
-                let (torrent, reply) = (self.content.info_hash(), Reply::ignored());
-                self.send(who, PauseOrStart::from(RecheckTorrent { torrent, reply }));
+                let command = RecheckTorrent {
+                    torrent: self.content.info_hash(),
+                    scope: CheckScope::All,
+                    reply: Reply::ignored(),
+                };
+                self.send(who, PauseOrStart::from(command));
             }
             Act::MovesFiles(who, number) => {
                 let root = match number {

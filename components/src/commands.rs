@@ -564,7 +564,17 @@ pub enum StartTorrentError {
     Unsaved(Unsaved),
 }
 
-/// Checks all data of a torrent again: no piece counts as held before it is hashed. The torrent leaves its peers and
+/// The data that is checked again.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum CheckScope {
+    /// All data.
+    #[default]
+    All,
+    /// The pieces that have bytes of the selected files.
+    Files(FileSelection),
+}
+
+/// Checks data of a torrent again: no piece of it counts as held before it is hashed. The torrent leaves its peers and
 /// trackers as in a pause, its session records the check, and the files are opened again. Then the torrent continues as
 /// before: it downloads the pieces that are missing or bad, or is paused again. A kill during the check repeats it in
 /// the next run. Sent as a [`PauseOrStart`].
@@ -572,6 +582,8 @@ pub enum StartTorrentError {
 pub struct RecheckTorrent {
     /// The torrent.
     pub torrent: InfoHash,
+    /// The data to check. All other pieces stay held if their files have not changed.
+    pub scope: CheckScope,
     /// Answered when the check is recorded durably and the files are being opened.
     pub reply: Reply<Result<(), RecheckError>>,
 }
@@ -582,9 +594,12 @@ pub enum RecheckError {
     /// The torrent does not exist, or it was removed meanwhile.
     #[error(transparent)]
     NotFound(#[from] TorrentNotFound),
-    /// All data of the torrent is being checked already.
+    /// Data of the torrent is being checked already.
     #[error("{0} is being checked already")]
     Running(Arc<str>),
+    /// The selected files have no data, or the torrent has none of them.
+    #[error("{0} is not checked: none of its files that have data is selected")]
+    NothingSelected(Arc<str>),
     /// The metadata of the torrent is not known, and so there is nothing to check.
     #[error("{0} has no data to check: its metadata is not known yet")]
     NoMetadata(Arc<str>),

@@ -168,9 +168,12 @@ pub struct Session {
     /// The user stopped the torrent: a restored list does not contain it until the user resumes it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stopped: bool,
-    /// The user requested a check of all data that has not ended: no piece counts as held before it is hashed.
+    /// The user requested a check that has not ended: no piece counts as held before it is hashed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub recheck: bool,
+    /// The pieces to which this check is limited; empty for all.
+    #[serde(default, skip_serializing_if = "Runs::is_empty")]
+    pub recheck_pieces: Runs,
     /// The move of the torrent's files that has not ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moving: Option<Box<SavedMove>>,
@@ -619,6 +622,7 @@ impl Session {
             paused: false,
             stopped: false,
             recheck: false,
+            recheck_pieces: Runs::default(),
             moving: None,
             limits: TransferLimits::default(),
             labels: Vec::new(),
@@ -746,6 +750,7 @@ impl Session {
             paused: self.paused,
             stopped: self.stopped,
             recheck: self.recheck,
+            recheck_pieces: self.recheck_pieces.clone(),
             moving: self.moving.clone(),
             limits: self.limits,
             labels: self.labels.clone(),

@@ -249,6 +249,12 @@ impl Daemon {
         self.ask("GET", path, &[("Authorization", &self.bearer())], b"")
     }
 
+    pub fn post_json(&self, path: &str, body: &Value) -> Answer {
+        let bearer = self.bearer();
+        let headers = [("Authorization", bearer.as_str()), ("Content-Type", "application/json")];
+        self.ask("POST", path, &headers, body.to_string().as_bytes())
+    }
+
     pub fn post(&self, path: &str, body: &[u8]) -> Answer {
         let headers = [
             ("Authorization", self.bearer()),

@@ -20,12 +20,7 @@ fn start(folder: &Path, roots: &[&Path]) -> Daemon {
 }
 
 fn move_to(daemon: &Daemon, hash: &str, body: &Value) -> Answer {
-    let headers = [
-        ("Authorization", &*daemon.bearer()),
-        ("Content-Type", "application/json"),
-    ];
-    let path = format!("/api/v1/torrents/{hash}/move");
-    daemon.ask("POST", &path, &headers, body.to_string().as_bytes())
+    daemon.post_json(&format!("/api/v1/torrents/{hash}/move"), body)
 }
 
 /// Downloads a torrent of a seed in `source` into the daemon's download folder.

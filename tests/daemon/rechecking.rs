@@ -7,6 +7,49 @@ use serde_json::json;
 
 use crate::bed::{Daemon, fail, succeed, wait_until, write_album};
 
+/// Only chosen files are checked, by the API and by the command.
+#[test]
+fn chosen_files_are_checked() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let (hash, bytes) = write_album(&folder.join("downloads"));
+    let daemon = Daemon::start(folder);
+    assert_eq!(daemon.post("/api/v1/torrents", &bytes).status, 201);
+    let path = format!("/api/v1/torrents/{hash}");
+    let stats = || daemon.get(&format!("{path}?fields=state,completed")).json();
+    wait_until("the torrent", || stats()["state"] == "seeding");
+    // The daemon does not notice a change of a file that nobody reads.
+    let file = fs::File::options()
+        .write(true)
+        .open(folder.join("downloads/album/b.txt"))
+        .unwrap();
+    let stamp = file.metadata().unwrap().modified().unwrap();
+    file.write_all_at(b"damage", 50_000).unwrap();
+    file.set_modified(stamp).unwrap();
+    assert_eq!(daemon.post(&format!("{path}/pause"), b"").status, 204);
+
+    for (body, field) in [
+        (json!({"files": "4"}), "files"),
+        (json!({"files": "1-0"}), "files"),
+        (json!({"select": ["[a"]}), "select"),
+        (json!({"select": ["*.mp3"]}), "files"),
+        (json!({"pieces": "1"}), "body"),
+    ] {
+        daemon
+            .post_json(&format!("{path}/recheck"), &body)
+            .refused(400, Some(field));
+    }
+    let why = fail(folder, &["recheck", &hash, "--files", "4"]);
+    assert!(why.contains("none of its files that have data is selected"), "{why}");
+    succeed(folder, &["recheck", &hash, "--files", "3", "--select", "*a.txt"]);
+    wait_until("the pause after the check", || stats()["state"] == "paused");
+    let answer = daemon.post_json(&format!("{path}/recheck"), &json!({"files": "1"}));
+    assert_eq!(answer.status, 204);
+    wait_until("the pause after the check", || {
+        stats() == json!({"state": "paused", "completed": 400_000 - (16 << 10)})
+    });
+}
+
 /// A daemon finds damage, stays paused where it was paused, and repeats a check that a kill has interrupted.
 #[test]
 fn damage_is_found_on_request() {

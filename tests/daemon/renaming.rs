@@ -12,12 +12,7 @@ use crate::content::{compare, noise};
 use crate::moving::download;
 
 fn rename(daemon: &Daemon, hash: &str, body: &Value) -> Answer {
-    let headers = [
-        ("Authorization", &*daemon.bearer()),
-        ("Content-Type", "application/json"),
-    ];
-    let path = format!("/api/v1/torrents/{hash}/rename");
-    daemon.ask("POST", &path, &headers, body.to_string().as_bytes())
+    daemon.post_json(&format!("/api/v1/torrents/{hash}/rename"), body)
 }
 
 fn paths(daemon: &Daemon, hash: &str) -> Vec<String> {

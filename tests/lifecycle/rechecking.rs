@@ -6,7 +6,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use ecs_torrent::components::commands::RecheckError;
-use ecs_torrent::components::session::FileStamp;
+use ecs_torrent::components::selection::FileSelection;
+use ecs_torrent::components::session::{FileStamp, Runs};
 use ecs_torrent::components::torrent::Lifecycle;
 use ecs_torrent::{AddOptions, Error, InfoHash, TorrentState};
 
@@ -173,6 +174,48 @@ fn a_check_survives_kills_and_pauses() {
             !whole.torrent.session(&whole.state()).unwrap().recheck
         });
     }
+}
+
+/// A check of some files hashes their pieces only, also after a kill: silent damage in another file stays unnoticed
+/// until that file is checked.
+#[test]
+fn a_check_of_some_files_leaves_the_others() {
+    let (whole, bed) = Whole::new(157);
+    bed.block_on(bed.torrents().pause(whole.id)).unwrap();
+    drop(bed);
+    let bad = whole.damage_silently();
+    let count = whole.torrent.geometry().piece_count();
+    let mut bed = whole.restore();
+    bed.wait(whole.id, "the pause", |life| *life == Lifecycle::Paused);
+    let select = |numbers: &[u32], globs: &[&str]| {
+        let ranges = numbers.iter().map(|number| *number..=*number);
+        FileSelection::new(ranges, globs.iter().copied()).unwrap()
+    };
+    let check = |bed: &Bed, files| bed.block_on(bed.torrents().recheck_files(whole.id, files));
+    check(&bed, select(&[0], &["*/c"])).unwrap();
+    drop(bed);
+    let session = whole.torrent.session(&whole.state()).unwrap();
+    assert!(session.recheck && session.paused);
+    // The first file has 48 pieces; the third begins and ends in the last two pieces of the torrent.
+    let expected = Runs::of((0..48).chain(count - 2..count));
+    assert_eq!(session.recheck_pieces, expected);
+    let mut bed = whole.restore();
+    bed.wait(whole.id, "the check", |life| *life == Lifecycle::Checking);
+    bed.wait(whole.id, "the pause", |life| *life == Lifecycle::Paused);
+    assert_eq!(bed.stats(whole.id).held_pieces(), count, "the damage is elsewhere");
+    let session = whole.torrent.session(&whole.state()).unwrap();
+    assert!(!session.recheck && session.recheck_pieces.is_empty());
+
+    let none = check(&bed, select(&[3], &["*.mp3"]));
+    assert!(
+        matches!(none, Err(Error::Recheck(RecheckError::NothingSelected(_)))),
+        "{none:?}"
+    );
+    check(&bed, select(&[], &["album/b"])).unwrap();
+    bed.wait(whole.id, "the check", |life| *life == Lifecycle::Checking);
+    bed.wait(whole.id, "the pause", |life| *life == Lifecycle::Paused);
+    let have = bed.have(whole.id);
+    assert_eq!((have.len() as u32, have.contains(&bad)), (count - 1, false));
 }
 
 /// A check that cannot begin is refused with a reason; a failed torrent is tried again.

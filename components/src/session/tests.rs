@@ -86,6 +86,7 @@ fn session() -> Session {
         paused: true,
         stopped: true,
         recheck: true,
+        recheck_pieces: Runs::of([1]),
         moving: Some(Box::new(SavedMove {
             root: "/mnt/other".into(),
             names: NewNames {

@@ -5,15 +5,17 @@ use bevy_ecs::prelude::*;
 use bevy_ecs::query::QueryData;
 use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::commands::{
-    AboutTorrent, CommandQueue, MoveError, MoveTorrent, MovedFiles, PauseAll, PauseOrStart, PauseTorrent, RecheckError,
-    RecheckTorrent, Reply, StartAll, StartTorrent, TorrentNotFound,
+    AboutTorrent, CheckScope, CommandQueue, MoveError, MoveTorrent, MovedFiles, PauseAll, PauseOrStart, PauseTorrent,
+    RecheckError, RecheckTorrent, Reply, StartAll, StartTorrent, TorrentNotFound,
 };
 use ecs_torrent_components::lifecycle::{Blocked, Desired, Fault, Readiness};
+use ecs_torrent_components::selection::FileSelection;
 use ecs_torrent_components::session::MoveStage;
-use ecs_torrent_components::torrent::{Content, Have, Layout, Lifecycle, Storage, Torrent, TorrentIndex};
+use ecs_torrent_components::torrent::{Content, Have, Lifecycle, Storage, Torrent, TorrentIndex};
 use ecs_torrent_components::wanted::FileChoice;
 use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::hash::InfoHash;
+use ecs_torrent_protocol::metainfo::Info;
 
 use super::adds::Adds;
 use super::failing::Retrier;
@@ -74,7 +76,6 @@ pub(super) struct Commanded {
     fault: &'static Fault,
     blocked: &'static Blocked,
     opening: Option<&'static Opening>,
-    has_metadata: Has<Layout>,
     storage: &'static Storage,
     content: Option<&'static Content>,
     choice: Option<&'static FileChoice>,
@@ -212,7 +213,7 @@ impl Effects<'_> {
         self.starts.add(torrent, command.reply);
     }
 
-    /// Whether a check of all data can begin now, or is known to be running: a pause or start that began before is
+    /// Whether a check of data can begin now, or is known to be running: a pause or start that began before is
     /// over.
     fn may_recheck(&self, torrent: &CommandedItem<'_, '_>) -> bool {
         let is_pausing = self.stops.is_pausing(torrent.entity);
@@ -225,12 +226,33 @@ impl Effects<'_> {
         let name = torrent.torrent.name.clone();
         if is_checking || self.stops.is_rechecking(torrent.entity) {
             command.reply.send(Err(RecheckError::Running(name)));
-        } else if !torrent.has_metadata {
+            return;
+        }
+        let Some(content) = torrent.content else {
             command.reply.send(Err(RecheckError::NoMetadata(name)));
-        } else {
-            self.stops.recheck(torrent.entity, command.reply);
+            return;
+        };
+        let pieces = match &command.scope {
+            CheckScope::All => None,
+            CheckScope::Files(selection) => Some(pieces_of(selection, &content.0.info)),
+        };
+        match pieces {
+            Some(pieces) if pieces.is_empty() => command.reply.send(Err(RecheckError::NothingSelected(name))),
+            pieces => self.stops.recheck(torrent.entity, pieces, command.reply),
         }
     }
+}
+
+/// Returns the pieces that have bytes of selected files.
+fn pieces_of(selection: &FileSelection, info: &Info) -> Bitfield {
+    let mut pieces = Bitfield::new(info.geometry.piece_count());
+    let selected = info.files.files().iter().zip(selection.selected(&info.files));
+    for (file, _) in selected.filter(|(file, is_selected)| *is_selected && file.is_stored() && file.has_bytes()) {
+        for piece in info.geometry.pieces_of(file.offset..file.end()) {
+            pieces.insert(piece);
+        }
+    }
+    pieces
 }
 
 impl Effects<'_> {

@@ -14,6 +14,7 @@ use ecs_torrent_components::lifecycle::{Desired, Readiness};
 use ecs_torrent_components::messages::RequestStop;
 use ecs_torrent_components::torrent::{Content, StopPhase, Torrent, TorrentIndex};
 use ecs_torrent_engine::ports::DiskPort;
+use ecs_torrent_protocol::bitfield::Bitfield;
 
 use super::adds::Adds;
 use super::releasing::RELEASE;
@@ -44,6 +45,8 @@ pub(super) struct Waiters {
     stops: Vec<StopReply>,
     pauses: Vec<PauseReply>,
     rechecks: Vec<RecheckReply>,
+    /// The pieces to which the check is limited; `None` for all.
+    check_pieces: Option<Bitfield>,
     /// The files are closed to be moved.
     pub(super) is_move: bool,
     removals: Vec<RemoveReply>,
@@ -110,10 +113,17 @@ impl StopsInOrder {
         waiters.is_some_and(|waiters| !waiters.pauses.is_empty())
     }
 
-    /// Begins to close the files of a torrent in this tick, before all data is checked again.
-    pub(super) fn recheck(&mut self, torrent: Entity, reply: RecheckReply) {
-        self.waiters.entry(torrent).or_default().rechecks.push(reply);
+    /// Begins to close the files of a torrent in this tick, before these pieces, or all, are checked again.
+    pub(super) fn recheck(&mut self, torrent: Entity, pieces: Option<Bitfield>, reply: RecheckReply) {
+        let waiters = self.waiters.entry(torrent).or_default();
+        waiters.rechecks.push(reply);
+        waiters.check_pieces = pieces;
         self.wanted.push(torrent);
+    }
+
+    /// Returns the pieces to which the check of a torrent is limited; `None` for all.
+    pub(super) fn check_pieces(&self, torrent: Entity) -> Option<&Bitfield> {
+        self.waiters.get(&torrent)?.check_pieces.as_ref()
     }
 
     /// Whether the files of a torrent are being closed before a check, or will be in this tick.
@@ -212,12 +222,12 @@ impl Waiters {
         self.pauses.drain(..).for_each(|reply| reply.send(result.clone()));
     }
 
-    /// Answers the callers that wait for the check of all data to be recorded.
+    /// Answers the callers that wait for a check to be recorded.
     pub(super) fn answer_rechecks(&mut self, result: &Result<(), RecheckError>) {
         self.rechecks.drain(..).for_each(|reply| reply.send(result.clone()));
     }
 
-    /// Whether the files are closed only to check all data.
+    /// Whether the files are closed only to check data.
     pub(super) fn is_recheck(&self) -> bool {
         !self.rechecks.is_empty()
     }

@@ -69,7 +69,7 @@ pub(super) fn begin_stops(
             requested.state.set_paused(true);
         }
         if stops.is_rechecking(entity) {
-            requested.state.request_check();
+            requested.state.request_check(stops.check_pieces(entity));
         }
         // The data of a torrent whose files were closed can be deleted only after they are opened again.
         let is_closed = *requested.readiness == Readiness::Closed || requested.state.is_closed();

@@ -231,6 +231,7 @@ impl SessionWriter<'_, '_> {
         };
         (session.paused, session.stopped) = (intent.is_paused, intent.is_stopped);
         session.recheck = intent.needs_check;
+        session.recheck_pieces = saved.state.check_runs();
         session.moving.clone_from(&saved.state.moving);
         session.trackers = self.trackers_of(saved);
         saved.save_choice(&mut session);
@@ -376,6 +377,7 @@ impl SessionWriter<'_, '_> {
             paused: saved.state.intent.is_paused,
             stopped: saved.state.intent.is_stopped,
             recheck: saved.state.intent.needs_check,
+            recheck_pieces: saved.state.check_runs(),
             moving: saved.state.moving.clone(),
             lost: Runs::of(saved.state.durability.lost().iter()),
             peers: saved.candidates.best(self.settings.session.max_peers),

@@ -93,6 +93,8 @@ pub(crate) struct SessionState {
     pub(super) generation: u64,
     /// The user's intent, to be written to the next session.
     pub(super) intent: SavedIntent,
+    /// The pieces to which a requested check is limited; `None` for all.
+    pub(super) check_pieces: Option<Box<Bitfield>>,
     /// The move of the files that has not ended.
     pub(super) moving: Option<Box<SavedMove>>,
     /// A removal has not deleted anything yet, since it waits for the volume of the data.
@@ -111,7 +113,7 @@ pub(crate) struct SessionState {
 pub(super) struct SavedIntent {
     pub(super) is_paused: bool,
     pub(super) is_stopped: bool,
-    /// All data is to be hashed, whatever the session and the files say.
+    /// Data is to be hashed, whatever the session and the files say.
     pub(super) needs_check: bool,
 }
 
@@ -213,6 +215,7 @@ impl SessionState {
             has_failed_sync: false,
             generation: 0,
             intent: SavedIntent::default(),
+            check_pieces: None,
             moving: None,
             is_kept: false,
             is_closed: false,
@@ -262,6 +265,7 @@ impl SessionState {
             has_failed_sync: self.has_failed_sync,
             generation: self.generation + 1,
             intent: self.intent,
+            check_pieces: self.check_pieces.take(),
             additions: self.additions,
             moving: self.moving.take(),
             loaded: session.map(|session| Box::new(session.clone())),
@@ -272,7 +276,11 @@ impl SessionState {
             if known.file_names.is_empty() {
                 known.file_names.clone_from(&session.file_names);
             }
-            known.intent.needs_check |= session.recheck;
+            if session.recheck {
+                let limit = Some(&session.recheck_pieces).filter(|pieces| !pieces.is_empty());
+                let limit = limit.and_then(|pieces| pieces.to_set(session.pieces));
+                known.request_check(limit.as_ref());
+            }
             if self.generation == 0 {
                 known.moving.clone_from(&session.moving);
             }
@@ -576,14 +584,38 @@ impl SessionState {
         self.intent.is_paused = is_paused;
     }
 
-    /// Records that all data is to be hashed when the files are opened next.
-    pub(crate) fn request_check(&mut self) {
-        self.intent.needs_check = true;
+    /// Records that these pieces, or all, are to be hashed when the files are opened next, in addition to those of an
+    /// earlier request.
+    pub(crate) fn request_check(&mut self, pieces: Option<&Bitfield>) {
+        if !std::mem::replace(&mut self.intent.needs_check, true) {
+            self.check_pieces = pieces.cloned().map(Box::new);
+            return;
+        }
+        let Some(before) = &mut self.check_pieces else { return };
+        let count = before.count();
+        match pieces {
+            Some(pieces) if pieces.len() == before.len() => before.insert_all(pieces),
+            _ => self.check_pieces = None,
+        }
+        if self.check_pieces.as_ref().map(|pieces| pieces.count()) != Some(count) {
+            self.record_addition();
+        }
     }
 
-    /// Whether all data is to be hashed, and that has not ended.
+    /// Whether data is to be hashed on request, and that has not ended.
     pub(crate) fn needs_check(&self) -> bool {
         self.intent.needs_check
+    }
+
+    /// Returns the pieces to which that check is limited; `None` for all.
+    pub(crate) fn check_pieces(&self) -> Option<&Bitfield> {
+        self.check_pieces.as_deref()
+    }
+
+    /// Returns these pieces as the session lists them.
+    pub(super) fn check_runs(&self) -> Runs {
+        let pieces = self.check_pieces.iter().flat_map(|pieces| pieces.iter());
+        Runs::of(pieces)
     }
 
     /// Returns the move of the files that has not ended.
@@ -743,6 +775,7 @@ impl SessionState {
     /// Records that the session of a stop or a pause could not be written: the torrent stays listed and is not paused.
     pub(crate) fn record_unsaved_end(&mut self) {
         self.intent = SavedIntent::default();
+        self.check_pieces = None;
     }
 
     /// Whether a removal did not find the volume of the data that it was to delete, and deleted nothing.
@@ -908,6 +941,7 @@ impl SessionState {
     pub(super) fn record_result(&mut self, have: &Bitfield) {
         self.has_result = true;
         self.intent.needs_check = false;
+        self.check_pieces = None;
         self.loaded = None;
         self.durability.keep(have);
     }

@@ -1,6 +1,8 @@
 //! Evaluation of existing data: the pieces that the session and the files confirm, and the pieces that have to be
 //! hashed.
 
+use std::collections::BTreeSet;
+
 use ecs_torrent_components::session::{FileStamp, Session};
 use ecs_torrent_engine::ports::disk::border_pieces;
 use ecs_torrent_protocol::bitfield::Bitfield;
@@ -14,6 +16,19 @@ pub(super) struct Findings {
     pub(super) have: Bitfield,
     /// Pieces that have to be hashed.
     pub(super) doubtful: Vec<u32>,
+}
+
+impl Findings {
+    /// Lets pieces be hashed whatever the session and the files say.
+    pub(super) fn doubt(&mut self, pieces: &Bitfield) {
+        let mut doubtful: BTreeSet<u32> = self.doubtful.drain(..).collect();
+        let count = self.have.len();
+        for piece in pieces.iter().filter(|piece| *piece < count) {
+            self.have.remove(piece);
+            doubtful.insert(piece);
+        }
+        self.doubtful.extend(doubtful);
+    }
 }
 
 /// Trusts a session where each file matches it; pieces in other files are in doubt.
@@ -150,6 +165,23 @@ mod tests {
         // A file written after the session: its contents are unverified.
         let fresh = session(&[], [None; 3]);
         assert_eq!(judged(Some(&fresh), [None, None, Some(SEEN)]), (vec![], vec![3, 4]));
+    }
+
+    #[test]
+    fn a_check_of_some_pieces_leaves_the_others() {
+        let geometry = Geometry::new(45, 10).unwrap();
+        let saved = session(&[0, 1, 2, 3], [Some(SEEN); 3]);
+        let touched = FileStamp { nanos: 2, ..SEEN };
+        let stamps = [Some(touched), Some(SEEN), Some(SEEN)];
+        let mut findings = evaluate(Some(&saved), &stamps, &geometry, &files(), |_| false);
+        assert_eq!(findings.doubtful, [0, 1]);
+        let mut pieces = Bitfield::new(5);
+        for piece in [1, 3, 4] {
+            pieces.insert(piece);
+        }
+        findings.doubt(&pieces);
+        let Findings { have, doubtful } = findings;
+        assert_eq!((have.iter().collect(), doubtful), (vec![2], vec![0, 1, 3, 4]));
     }
 
     #[test]

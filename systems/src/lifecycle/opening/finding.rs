@@ -197,9 +197,13 @@ impl Finder<'_, '_> {
             self.adds.answer(opened.entity, &Ok(opened.torrent.id()));
         }
         // All data is hashed if the user requested it, whatever the session says.
-        let session = opening.session.take().filter(|_| !opened.state.needs_check());
+        let check = opened.state.needs_check().then(|| opened.state.check_pieces());
+        let session = opening.session.take().filter(|_| check != Some(None));
         let is_parted = |index| opened.state.is_parted(index, opened.choice);
-        let findings = evaluate(session.as_deref(), &stamps, &opened.layout.0, files, is_parted);
+        let mut findings = evaluate(session.as_deref(), &stamps, &opened.layout.0, files, is_parted);
+        if let Some(pieces) = check.flatten() {
+            findings.doubt(pieces);
+        }
         self.conclude(opened, findings);
     }
 

@@ -212,6 +212,41 @@ fn a_session_records_whose_the_files_are() {
     assert_eq!(created(&seen), [(0, Some(id(7))), (1, None)]);
 }
 
+/// A later request adds to the pieces that an earlier one left unchecked, and is saved too.
+#[test]
+fn requests_of_checks_add_up() {
+    let set = |pieces: &[u32]| {
+        let mut set = Bitfield::new(4);
+        for piece in pieces {
+            set.insert(*piece);
+        }
+        set
+    };
+    let mut state = state(false);
+    state.request_check(Some(&set(&[1])));
+    assert!(state.has_saved_additions());
+    assert_eq!(state.check_runs(), Runs::of([1]));
+    state.request_check(Some(&set(&[1])));
+    assert!(state.has_saved_additions(), "nothing new");
+    let saved = Session {
+        recheck: true,
+        pieces: 4,
+        recheck_pieces: Runs::of([1, 2]),
+        ..session()
+    };
+    state.record_loaded(Some(&saved), None, true);
+    assert_eq!(state.check_runs(), Runs::of([1, 2]));
+    assert!(!state.has_saved_additions());
+    state.request_check(None);
+    assert!(state.needs_check() && state.check_pieces().is_none(), "all");
+    state.request_check(Some(&set(&[3])));
+    assert!(state.check_pieces().is_none(), "still all");
+    state.record_result(&set(&[]));
+    assert!(!state.needs_check());
+    state.request_check(Some(&set(&[3])));
+    assert_eq!(state.check_runs(), Runs::of([3]));
+}
+
 /// The key of a file that is not found yet is that of the session.
 #[test]
 fn files_are_known_by_their_session_before_they_are_found() {
