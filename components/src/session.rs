@@ -74,6 +74,9 @@ pub struct Session {
     /// The paths that the user gave to files, by index, below the torrent's folder.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub file_names: BTreeMap<u32, String>,
+    /// Whether the torrent's files have a suffix until they are complete.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub part_suffix: bool,
     /// The download folder, as the user named it.
     pub root: PathBuf,
     /// The download folder to which the files go when the torrent is complete, if they are in the folder for
@@ -588,6 +591,7 @@ impl Session {
             name: String::new(),
             renamed: None,
             file_names: BTreeMap::new(),
+            part_suffix: false,
             root: PathBuf::new(),
             complete_root: None,
             resolved: None,
@@ -735,6 +739,7 @@ impl Session {
             name: self.name.clone(),
             renamed: self.renamed.clone(),
             file_names: self.file_names.clone(),
+            part_suffix: self.part_suffix,
             root: self.root.clone(),
             complete_root: self.complete_root.clone(),
             resolved: self.resolved.clone(),

@@ -434,6 +434,8 @@ pub struct StorageSettings {
     /// Folder for the files of new torrents until these have all files that the user wants; then the files are moved
     /// to the torrent's download folder. Default none: files begin in the download folder.
     pub incomplete_dir: Option<PathBuf>,
+    /// Whether the files of new torrents have the suffix `.part` until they are complete and synced. Default false.
+    pub part_suffix: bool,
     /// Number of threads that read and write files. Default 2.
     pub disk_threads: usize,
     /// Number of threads that hash; 0 takes one per processor. Default 0.
@@ -452,6 +454,7 @@ impl Default for StorageSettings {
         Self {
             download_dir: PathBuf::from("."),
             incomplete_dir: None,
+            part_suffix: false,
             disk_threads: 2,
             hash_threads: 0,
             max_open_files: 128,

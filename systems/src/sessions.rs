@@ -19,6 +19,7 @@ use bevy_ecs::query::QueryData;
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::session::{OwnerKey, Salvage, Session};
+use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{Partials, StopPhase};
 use ecs_torrent_engine::jobs::Jobs;
 use ecs_torrent_engine::ports::disk::{DiskEvent, DiskRequest};
@@ -99,6 +100,7 @@ fn apply_options(
     given: On<OptionsGiven>,
     mut commands: Commands,
     mut random: ResMut<Random>,
+    settings: Res<Settings>,
     mut torrents: Query<&mut SessionState>,
 ) {
     let name = given.name.clone();
@@ -109,6 +111,7 @@ fn apply_options(
         let key = OwnerKey(random.bytes());
         let mut state = SessionState::new(key, name, given.overwrite);
         state.overwrite_ns = given.overwrite_ns;
+        state.part_suffix = settings.storage.part_suffix;
         state.set_paused(given.is_paused);
         commands.entity(given.torrent).insert(state);
     }

@@ -39,6 +39,7 @@ mod seed;
 #[path = "../support/skipping.rs"]
 mod skipping;
 mod state_faults;
+mod suffixes;
 #[path = "../support/unshare.rs"]
 mod unshare;
 mod volumes;

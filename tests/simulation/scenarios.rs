@@ -32,6 +32,7 @@ pub const ALL: &[(&str, Make)] = &[
     ("checked again", rechecked),
     ("moved to other folders", moved),
     ("renamed", renamed),
+    ("files with a suffix", suffixed),
     ("a full disk", full_disk),
     ("a broken disk", broken_disk),
     ("a failed sync", failed_sync),
@@ -498,9 +499,49 @@ fn renamed(dice: &mut Dice) -> Scenario {
     with_files_elsewhere(dice, "renamed", Act::RenamesFiles)
 }
 
+/// Files have a suffix until they are complete, also if kills, power failures and broken disks come between the last
+/// piece and the sync after which a file loses the suffix.
+fn suffixed(dice: &mut Dice) -> Scenario {
+    let count = dice.within(1, 6);
+    let mut settings = Settings::default();
+    settings.dht.enabled = false;
+    settings.storage.part_suffix = true;
+    settings.storage.preallocate = dice.within(0, 3) == 0;
+    settings.session.checkpoint_interval_s = dice.within(0, 3) as u64;
+    let mut scenario = Scenario::new("files with a suffix")
+        .settings(settings)
+        .torrent(dice.torrent())
+        .seeds(1, LINK)
+        .leeches(count, LINK)
+        .within(3.0, seconds(200));
+    for _ in 0..dice.within(2, 8) {
+        let who = dice.anybody(count);
+        let act = match dice.within(0, 8) {
+            0 | 1 => Act::Killed(who),
+            2 | 3 => Act::PowerFails(who),
+            4 => Act::Stops(who),
+            5 => Act::DiskFails(who, dice.millis(10, 1_000)),
+            6 => Act::SyncsFail(who, 1),
+            _ => Act::Rechecks(who),
+        };
+        let time = dice.moment(0, 12_000);
+        scenario = scenario
+            .at(time, act)
+            .at(time + dice.moment(100, 4_000), Act::Starts(who));
+    }
+    for who in everybody(count) {
+        scenario = scenario.at(seconds(25), Act::Starts(who));
+    }
+    scenario
+}
+
 fn with_files_elsewhere(dice: &mut Dice, name: &'static str, moves: fn(Who, usize) -> Act) -> Scenario {
     let count = dice.within(1, 6);
+    let mut settings = Settings::default();
+    settings.dht.enabled = false;
+    settings.storage.part_suffix = dice.within(0, 2) == 0;
     let mut scenario = Scenario::new(name)
+        .settings(settings)
         .torrent(dice.torrent())
         .seeds(1, LINK)
         .leeches(count, LINK)

@@ -23,10 +23,15 @@ const ENGINE_WIDE: [&str; 11] = [
 ];
 
 /// Lines without a torrent in files of features: the file, the line's message, and why it names no torrent.
-const WITHOUT_TORRENT: [(&str, &str, &str); 11] = [
+const WITHOUT_TORRENT: [(&str, &str, &str); 12] = [
     (
         "engine/src/backends/disk/moving.rs",
         "files of a move that failed are left: {error}",
+        "the error has the path; the backend does not know torrents",
+    ),
+    (
+        "engine/src/backends/disk/suffixes.rs",
+        "a complete file keeps its suffix: {error}",
         "the error has the path; the backend does not know torrents",
     ),
     (

@@ -1,13 +1,16 @@
 //! The problems found in a run, and its outcome.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::time::Duration;
 
 use ecs_torrent_components::session::Session;
 use ecs_torrent_components::torrent::Content as Metadata;
-use ecs_torrent_engine::sim::{Crash, NodeId};
+use ecs_torrent_engine::ports::disk::PART_SUFFIX;
+use ecs_torrent_engine::sim::{Content, Crash, NodeId};
+use ecs_torrent_protocol::bitfield::Bitfield;
+use ecs_torrent_protocol::geometry::Span;
 use ecs_torrent_protocol::time::Timestamp;
 
 use super::progress::Progress;
@@ -72,6 +75,32 @@ impl Stage<'_> {
                 "{who}: its session has piece {piece}, which is not durable, at {:?}",
                 self.now()
             )));
+        }
+        if session.part_suffix {
+            self.check_suffixes(who, node, (&session.root, &content), &have);
+        }
+    }
+
+    /// Checks that a file without the suffix of incomplete files is complete on stable storage, and that a file of
+    /// which the session has all pieces has no suffix.
+    fn check_suffixes(&mut self, who: Who, node: NodeId, (root, content): (&Path, &Content), have: &Bitfield) {
+        let geometry = &content.metainfo().info.geometry;
+        let (files, bytes) = (content.files(), content.bytes());
+        for file in files.files().iter().filter(|file| file.is_stored() && file.len > 0) {
+            let disk = self.sim.disk(node);
+            let has = |suffix| disk.file_len(root.join(format!("{}{suffix}", file.path))).is_some();
+            let span = Span {
+                offset: file.offset,
+                len: file.len as u32,
+            };
+            let mut pieces = geometry.pieces_of(file.offset..file.end());
+            let what = match (has(""), has(PART_SUFFIX)) {
+                (true, _) if !disk.holds_durably(root, files, bytes, span) => "has no suffix and is not complete",
+                (_, true) if pieces.all(|piece| have.contains(piece)) => "has a suffix and is complete",
+                _ => continue,
+            };
+            let what = format!("{who}: {} {what}, at {:?}", file.path, self.now());
+            self.troubles.push(Trouble::Other(what));
         }
     }
 

@@ -30,6 +30,7 @@ fn session() -> Session {
         name: "a \"name\"".into(),
         renamed: Some("another".into()),
         file_names: [(0, "a/b".into())].into(),
+        part_suffix: true,
         root: "/data/ü".into(),
         complete_root: Some("/complete/ü".into()),
         resolved: Some("/mnt/ü".into()),

@@ -64,9 +64,9 @@ impl Effect {
     pub fn of(section: &str, name: &str) -> Self {
         match (section, name) {
             ("session", "state_dir") | ("storage", "download_dir" | "incomplete_dir") => Self::ConfigurationOnly,
-            ("net", "connect_timeout_s") | ("storage", "check_memory_bytes") | ("dht", "announce_interval_s") => {
-                Self::Now
-            }
+            ("net", "connect_timeout_s")
+            | ("storage", "check_memory_bytes" | "part_suffix")
+            | ("dht", "announce_interval_s") => Self::Now,
             ("net" | "storage" | "dht", _)
             | ("tick", "min_interval_us")
             | ("trackers", "reach")

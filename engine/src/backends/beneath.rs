@@ -411,6 +411,25 @@ pub(crate) fn link(file: &OwnedFd, parent: &mut Parent<'_>, path: &str) -> io::R
     };
 }
 
+/// Gives an open file another name in the folder in which it is. Fails if the name is taken. Where that cannot be done
+/// in one step, a kill may leave the file with both names.
+pub(crate) fn rename_new(file: &OwnedFd, parent: &mut Parent<'_>, from: &str, to: &str) -> io::Result<()> {
+    let root = parent.root();
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{RenameFlags, renameat_with};
+
+        let name = from.rsplit_once('/').map_or(from, |(_, name)| name);
+        let (folder, new_name) = parent.of(to)?;
+        match renameat_with(folder, name, folder, new_name, RenameFlags::NOREPLACE) {
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
+            result => return Ok(result?),
+        }
+    }
+    link(file, parent, to)?;
+    unlink(root, from)
+}
+
 /// Syncs the names in a folder below `root`; `.` is `root` itself.
 pub(crate) fn sync_folder(root: BorrowedFd<'_>, path: &str) -> io::Result<()> {
     Ok(rustix::fs::fsync(open_folder_below(root, path)?)?)

@@ -10,6 +10,7 @@ mod protected;
 mod provenance;
 mod roots;
 mod storage;
+mod suffixes;
 mod volume;
 mod writing;
 
@@ -32,7 +33,8 @@ use super::jobs::Jobs;
 use super::sink::Sink;
 use crate::port::{Backend, JobTag};
 use crate::ports::disk::{
-    DeletedFiles, DiskAction, DiskDone, DiskError, DiskEvent, DiskRequest, FileMove, FileNeeds, MoveStep, ReadPurpose,
+    DeletedFiles, DiskAction, DiskDone, DiskError, DiskEvent, DiskRequest, FileMove, FileNeeds, HeldPieces, MoveStep,
+    ReadPurpose,
 };
 use crate::wake::Waker;
 
@@ -71,6 +73,7 @@ enum Work {
     Read(Span, ReadPurpose),
     Sync {
         is_for_all: bool,
+        held: Option<Box<HeldPieces>>,
     },
     FindVolume,
     Delete {
@@ -187,7 +190,8 @@ impl DiskPool {
                 tag,
                 storage,
                 is_for_all,
-            } => (tag, storage, Work::Sync { is_for_all }),
+                held,
+            } => (tag, storage, Work::Sync { is_for_all, held }),
             DiskRequest::FindVolume { tag, storage } => (tag, storage, Work::FindVolume),
             DiskRequest::Delete { tag, storage, keep } => (tag, storage, Work::Delete { keep }),
             DiskRequest::Move {
@@ -259,7 +263,7 @@ impl Work {
             }
             Self::DropParts => files.drop_parts().map(|()| DiskDone::Deleted(DeletedFiles::default())),
             Self::Read(span, purpose) => files.read(span, purpose, buffers).map(DiskDone::Read),
-            Self::Sync { is_for_all } => files.sync(is_for_all).map(DiskDone::Synced),
+            Self::Sync { is_for_all, held } => files.sync_complete(is_for_all, held.as_deref()).map(DiskDone::Synced),
             Self::FindVolume => files.find_volume().map(|_| DiskDone::VolumeFound),
             Self::Delete { keep } => files.delete(&keep).map(DiskDone::Deleted),
         }));

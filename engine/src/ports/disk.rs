@@ -2,6 +2,7 @@
 
 mod moving;
 mod parts;
+mod suffix;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,6 +20,8 @@ use crate::port::{JobTag, Port, PortEvent, Purpose};
 pub use self::moving::{FileMove, MovePlace, MoveProgress, MoveStep};
 pub(crate) use self::parts::{Cut, Parts};
 pub use self::parts::{FileNeeds, border_pieces};
+pub(crate) use self::suffix::PartNames;
+pub use self::suffix::{HeldPieces, PART_SUFFIX};
 
 /// The Disk port.
 pub type DiskPort = Port<DiskRequest, DiskEvent>;
@@ -82,7 +85,8 @@ pub enum DiskRequest {
         /// The bytes, in the slices in which they arrived, `span.len` in total.
         blocks: Vec<Bytes>,
     },
-    /// Syncs everything written so far to stable storage, then reports the state of the files that were written.
+    /// Syncs everything written so far to stable storage, and takes the suffix of incomplete files from the complete
+    /// ones among them; then reports the state of the files that were written or renamed.
     Sync {
         /// Returned when the sync is done.
         tag: JobTag,
@@ -91,6 +95,8 @@ pub enum DiskRequest {
         /// Also sync the files that were not written since `Open`, without reporting them: their bytes may only be in
         /// the system's page cache.
         is_for_all: bool,
+        /// The held pieces, if files may have the suffix of incomplete files.
+        held: Option<Box<HeldPieces>>,
     },
     /// Checks that the volume of the download folder is there, and is the expected one.
     FindVolume {
@@ -161,6 +167,8 @@ pub struct FileClaims {
     pub stamps: Vec<Option<FileStamp>>,
     /// The user's files that the torrent may change.
     pub overwrite: Overwrite,
+    /// Whether files have the suffix of incomplete files ([`PART_SUFFIX`]) until they are complete.
+    pub part_suffix: bool,
 }
 
 /// The user's files that a torrent may change, because the user said so.

@@ -37,7 +37,9 @@ use super::contents::Contents;
 use super::hub::Hub;
 use super::random::{happens, stream};
 use crate::port::JobTag;
-use crate::ports::disk::{DeletedFiles, DiskAction, DiskDone, DiskError, DiskEvent, FileNeeds, ReadPurpose};
+use crate::ports::disk::{
+    DeletedFiles, DiskAction, DiskDone, DiskError, DiskEvent, FileNeeds, HeldPieces, ReadPurpose,
+};
 
 /// Speed of a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +91,7 @@ enum DiskWork {
     },
     Sync {
         is_for_all: bool,
+        held: Option<Box<HeldPieces>>,
     },
     FindVolume,
     Delete {
@@ -204,7 +207,10 @@ impl DiskWork {
                 // The world gets its blocks back.
                 Err(error) => return (Err(error), blocks),
             },
-            Self::Sync { is_for_all } => storage.sync(context, fault, is_for_all).map(DiskDone::Synced),
+            Self::Sync { is_for_all, held } => {
+                let held = held.as_deref();
+                storage.sync(context, fault, is_for_all, held).map(DiskDone::Synced)
+            }
             Self::FindVolume => storage.find_volume(context).map(|()| DiskDone::VolumeFound),
             Self::Delete { keep } => failed(DiskAction::Delete)
                 .and_then(|()| storage.delete(context, &keep))

@@ -30,7 +30,7 @@ use ecs_torrent_components::tracker::{EditedTrackers, Tracker, TrackerTiers};
 use ecs_torrent_components::wanted::FileChoice;
 use ecs_torrent_engine::jobs::Jobs;
 use ecs_torrent_engine::port::{JobTag, Purpose};
-use ecs_torrent_engine::ports::disk::{DiskDone, DiskRequest, SyncedFile, border_pieces};
+use ecs_torrent_engine::ports::disk::{DiskDone, DiskRequest, HeldPieces, SyncedFile, border_pieces};
 use ecs_torrent_engine::ports::state::StateRequest;
 use ecs_torrent_engine::ports::{DiskPort, StatePort};
 use ecs_torrent_engine::purpose;
@@ -253,11 +253,21 @@ impl SessionWriter<'_, '_> {
             self.write(saved, session, summary);
             return;
         }
+        let held = saved
+            .known
+            .filter(|_| saved.state.part_suffix)
+            .map(|(layout, _, have)| {
+                Box::new(HeldPieces {
+                    held: Bitfield::clone(have),
+                    piece_length: layout.0.piece_length(),
+                })
+            });
         saved.state.job = Job::Syncing(session, summary);
         self.disk.push(DiskRequest::Sync {
             tag: saved.tag(SYNC),
             storage: saved.storage.id,
             is_for_all: std::mem::take(&mut saved.state.has_checked),
+            held,
         });
     }
 
@@ -333,6 +343,7 @@ impl SessionWriter<'_, '_> {
             name: saved.torrent.name.to_string(),
             renamed: saved.state.renamed.clone(),
             file_names: saved.state.file_names.clone(),
+            part_suffix: saved.state.part_suffix,
             root: saved.storage.root.clone(),
             resolved: saved.state.resolved().map(Into::into),
             folder: saved.state.folders().and_then(|folders| folders.above.first().cloned()),

@@ -46,6 +46,8 @@ pub(crate) struct SessionState {
     pub(super) renamed: Option<String>,
     /// The paths that the user gave to files, by index, below the torrent's folder.
     pub(super) file_names: BTreeMap<u32, String>,
+    /// Whether files have a suffix until they are complete.
+    pub(super) part_suffix: bool,
     /// The key of the marks on the files and folders that the torrent creates.
     pub(super) key: OwnerKey,
     /// The user allowed changes to the files that exist when they are next examined.
@@ -190,6 +192,7 @@ impl SessionState {
             folders: None,
             renamed,
             file_names: BTreeMap::new(),
+            part_suffix: false,
             key,
             wants_overwrite,
             overwrite_ns: None,
@@ -252,6 +255,7 @@ impl SessionState {
             created: std::mem::take(&mut self.created),
             overwrite_ns: self.overwrite_ns,
             file_names: std::mem::take(&mut self.file_names),
+            part_suffix: self.part_suffix,
             permitted: std::mem::take(&mut self.permitted),
             parted: std::mem::take(&mut self.parted),
             durability,
@@ -276,6 +280,7 @@ impl SessionState {
             if known.file_names.is_empty() {
                 known.file_names.clone_from(&session.file_names);
             }
+            known.part_suffix |= session.part_suffix;
             if session.recheck {
                 let limit = Some(&session.recheck_pieces).filter(|pieces| !pieces.is_empty());
                 let limit = limit.and_then(|pieces| pieces.to_set(session.pieces));
@@ -382,6 +387,7 @@ impl SessionState {
                     Overwrite::Only(permitted.map(|(index, id)| (*index as usize, *id)).collect())
                 }
             },
+            part_suffix: self.part_suffix,
         }
     }
 
@@ -748,6 +754,7 @@ impl SessionState {
                 .map(|index| (index as usize, moving.ids[index as usize]))
                 .collect(),
             key: Some(self.key),
+            part_suffix: self.part_suffix,
             ..FileClaims::default()
         }
     }

@@ -7,7 +7,7 @@ use std::sync::PoisonError;
 
 use rustix::io::Errno;
 
-use super::files::{Files, Result};
+use super::files::{Files, LookFor, Result};
 use crate::backends::beneath::{self, Status};
 use crate::ports::disk::{DeletedFiles, DiskAction, DiskError, KeptReason, Provenance};
 
@@ -34,7 +34,13 @@ impl Files {
         let keep: BTreeSet<usize> = keep.iter().copied().collect();
         let mut result = Ok(());
         let mut folders = BTreeSet::new();
-        for (index, entry) in self.entries().iter().enumerate().filter(|(_, entry)| entry.is_stored()) {
+        let is_looked_at = self.ledger().is_looked_at;
+        let stored = (0..self.entries().len()).filter(|index| self.entries()[*index].is_stored());
+        for index in stored {
+            if !is_looked_at {
+                self.find_suffix(root.as_fd(), index, LookFor::Known);
+            }
+            let entry = self.entry(index);
             let failed = |error| DiskError::new(DiskAction::Delete, self.path(entry), error);
             folders.extend(folders_of(&entry.path));
             if let Err(error) = self.check_folder(root.as_fd(), entry) {

@@ -25,14 +25,27 @@ use super::volume;
 use crate::backends::beneath::{self, Status};
 use crate::backends::buffers::FileBuffers;
 use crate::ports::disk::{
-    DiskAction, DiskError, FileClaims, FileNeeds, FolderIds, FoundFile, FoundFiles, Provenance, ReadPurpose, Refusal,
-    Volume, is_out_of_files,
+    DiskAction, DiskError, FileClaims, FileNeeds, FolderIds, FoundFile, FoundFiles, PartNames, Provenance, ReadPurpose,
+    Refusal, Volume, is_out_of_files,
 };
 
 /// The key of the marks on folders. It is no secret: a forged mark on an empty folder costs that folder at most.
 const FOLDERS: OwnerKey = OwnerKey(*b"ecs-torrent dirs");
 
 pub(super) type Result<T> = std::result::Result<T, DiskError>;
+
+/// Where a file is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LookFor {
+    /// A file of the session.
+    Known,
+    /// A file of the session, at the old place of a move.
+    Moved,
+    /// A file with the torrent's mark, at the new place of a move.
+    Marked,
+    /// Any file, at the new place of a move of a file that the old place does not have.
+    Any,
+}
 
 /// State shared by all torrents' files: open files, download folders, and the storage that may write each file.
 pub struct SharedFiles {
@@ -73,6 +86,10 @@ pub struct Files {
     pub(super) table: FileTable,
     pub(super) shared: Arc<SharedFiles>,
     pub(super) claims: FileClaims,
+    /// The names of incomplete files, if these have a suffix.
+    pub(super) names: Option<PartNames>,
+    /// Held shared to open a file by its name, and exclusively to rename one.
+    pub(super) renaming: RwLock<()>,
     /// The part file, once a file is or was skipped.
     pub(super) parts: OnceLock<Box<PartFile>>,
     /// The volume that is expected, once it is known.
@@ -116,6 +133,8 @@ impl Files {
             table,
             shared,
             claims: FileClaims::default(),
+            names: None,
+            renaming: RwLock::default(),
             parts: OnceLock::new(),
             volume: Mutex::new(volume.map(Arc::new)),
             permitted: Mutex::default(),
@@ -128,6 +147,7 @@ impl Files {
     /// Adds the session's claims about the files.
     #[must_use]
     pub(crate) fn with_claims(mut self, claims: FileClaims) -> Self {
+        self.names = claims.part_suffix.then(|| PartNames::new(&self.table));
         self.claims = claims;
         self
     }
@@ -194,7 +214,8 @@ impl Files {
                 continue;
             }
             self.check_folder(root, entry)?;
-            *file = self.find(root, index, entry)?;
+            self.find_suffix(root, index, LookFor::Known);
+            *file = self.find(root, index, self.entry(index))?;
             if file.is_none() && folder != looked_at {
                 looked_at = folder;
                 is_there = beneath::may_hold(root, folder);
@@ -467,6 +488,7 @@ impl Files {
         index: usize,
         open: impl Fn(BorrowedFd<'_>, &str) -> io::Result<T>,
     ) -> Result<T> {
+        let _renaming = self.renaming.read().unwrap_or_else(PoisonError::into_inner);
         let entry = self.entry(index);
         self.check_folder(root.as_fd(), entry)?;
         self.whatever_it_takes(|| open(root.as_fd(), &entry.path))
@@ -497,11 +519,14 @@ impl Files {
         self.table.files()
     }
 
-    /// Returns a file of the table, or the part file.
+    /// Returns a file of the table with the name that it has now, or the part file.
     pub(super) fn entry(&self, index: usize) -> &FileEntry {
         match self.parts.get() {
             Some(part) if index == self.entries().len() => &part.entry,
-            _ => &self.entries()[index],
+            _ => {
+                let current = self.names.as_ref().and_then(|names| names.current(index));
+                current.unwrap_or_else(|| &self.entries()[index])
+            }
         }
     }
 

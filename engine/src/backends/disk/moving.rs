@@ -15,7 +15,7 @@ use rustix::fs::{CWD, Mode, OFlags, fsync};
 
 use self::copying::Copying;
 use super::deleting::{folders_of, is_something_else};
-use super::files::{Files, Result, SharedFiles};
+use super::files::{Files, LookFor, Result, SharedFiles};
 use super::storage::Farewell;
 use crate::backends::beneath::{self, Parent, Status};
 use crate::port::JobTag;
@@ -47,6 +47,8 @@ struct State {
     /// The files that are to be created, once they are known.
     plan: Option<Vec<usize>>,
     next: usize,
+    /// Whether the step knows which files have the suffix of incomplete files.
+    has_names: bool,
     copying: Option<Copying>,
     progress: MoveProgress,
 }
@@ -89,6 +91,7 @@ impl Mover {
         let needs = needs.as_deref();
         let marks_only = crate::ports::disk::FileClaims {
             key: claims.key,
+            part_suffix: claims.part_suffix,
             ..Default::default()
         };
         let from = Files::new(storage, &from.root, from.volume, from.files, shared.clone());
@@ -127,11 +130,11 @@ impl Mover {
         if self.is_closed.load(Ordering::Relaxed) {
             return Turn::Closed;
         }
-        let done = catch_unwind(AssertUnwindSafe(|| match self.step {
-            MoveStep::Check => self.plan(&mut state.progress).and_then(|_| self.found().map(Some)),
-            MoveStep::Copy => self.copy(&mut state),
-            MoveStep::Undo => self.undo().map(|()| Some(DiskDone::Deleted(DeletedFiles::default()))),
-            MoveStep::DeleteOld => self.delete_old().map(|files| Some(DiskDone::Deleted(files))),
+        let done = catch_unwind(AssertUnwindSafe(|| {
+            if !std::mem::replace(&mut state.has_names, true) {
+                self.find_suffixes()?;
+            }
+            self.carry_out(&mut state)
         }));
         let outcome = done.unwrap_or_else(|_| {
             let error = io::Error::other("the disk job panicked");
@@ -142,6 +145,41 @@ impl Mover {
             Ok(Some(done)) => Turn::Ended(self.event(Ok(done))),
             Err(error) => Turn::Ended(self.event(Err(error))),
         }
+    }
+
+    fn carry_out(&self, state: &mut State) -> Result<Option<DiskDone>> {
+        match self.step {
+            MoveStep::Check => self.plan(&mut state.progress).and_then(|_| self.found().map(Some)),
+            MoveStep::Copy => self.copy(state),
+            MoveStep::Undo => self.undo().map(|()| Some(DiskDone::Deleted(DeletedFiles::default()))),
+            MoveStep::DeleteOld => self.delete_old().map(|files| Some(DiskDone::Deleted(files))),
+        }
+    }
+
+    /// Finds out which files have the suffix of incomplete files. Files that are not at the new place yet get the names
+    /// there that they have at the old place. Files that the user has moved have their names at the new place.
+    fn find_suffixes(&self) -> Result<()> {
+        let (Some(old), Some(new)) = (&self.from.names, &self.to.names) else {
+            return Ok(());
+        };
+        let (from, to) = (self.from.existing_folder()?, self.to.existing_folder()?);
+        for index in 0..self.from.entries().len() {
+            if new.with_suffix(&self.to.table, index).is_none() {
+                continue;
+            }
+            if let Some(root) = &from {
+                self.from.find_suffix(root.as_fd(), index, LookFor::Moved);
+            }
+            let is_missing = || Ok(self.from.find_moved(from.as_deref(), index)?.is_none());
+            match &to {
+                Some(root) if matches!(self.step, MoveStep::Undo | MoveStep::DeleteOld) => {
+                    self.to.find_suffix(root.as_fd(), index, LookFor::Marked);
+                }
+                Some(root) if is_missing()? => self.to.find_suffix(root.as_fd(), index, LookFor::Any),
+                _ => new.set(&self.to.table, index, old.current(index).is_some()),
+            }
+        }
+        Ok(())
     }
 
     fn event(&self, outcome: Result<DiskDone>) -> DiskEvent {

@@ -14,7 +14,9 @@ use rustix::io::Errno;
 use super::files::{Files, Result, read_exactly};
 use super::provenance::Known;
 use crate::backends::beneath::{self, Parent, Status};
-use crate::ports::disk::{DiskAction, DiskError, FileNeeds, Provenance, Refusal, SyncedFile, check_padding};
+use crate::ports::disk::{
+    DiskAction, DiskError, FileNeeds, HeldPieces, Provenance, Refusal, SyncedFile, check_padding,
+};
 
 /// Maximum number of slices in one vectored write. POSIX guarantees 16; all current systems allow 1024.
 const MAX_SLICES: usize = 1024;
@@ -190,6 +192,9 @@ impl Files {
                 self.shared.owners.take_new(status.id, self.storage);
                 let known = Known::new(&self.believable(status), Provenance::Created);
                 self.ledger().known.insert(index, known);
+                if let Some(names) = &self.names {
+                    names.record_existing(index);
+                }
                 return Ok(Target::Write(self.keep_open(index, file, true)));
             }
             Err(error) if is_in_the_way(&error) => {}
@@ -328,6 +333,15 @@ impl Files {
                     _ => {}
                 }
             }
+        }
+        Ok(synced)
+    }
+
+    /// Syncs as [`Files::sync`], and takes the suffix of incomplete files from the files that are complete.
+    pub(crate) fn sync_complete(&self, is_for_all: bool, held: Option<&HeldPieces>) -> Result<Vec<SyncedFile>> {
+        let mut synced = self.sync(is_for_all)?;
+        if let Some(held) = held {
+            self.drop_suffixes(&mut synced, held);
         }
         Ok(synced)
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use ecs_torrent_protocol::bitfield::Bitfield;
-use ecs_torrent_protocol::files::FileTable;
+use ecs_torrent_protocol::files::{FileEntry, FileTable};
 use ecs_torrent_protocol::geometry::Span;
 
 use super::super::NodeId;
@@ -16,13 +16,20 @@ use super::extents::Extents;
 use super::faults::{DiskFault, DiskOperation, Lasting};
 use super::file::{File, Identity, Stamp};
 use super::{Disk, DiskSpeed, Volume, place};
-use crate::ports::disk::{FileNeeds, Parts};
+use crate::ports::disk::{FileNeeds, PART_SUFFIX, Parts};
 
 /// A view of a node's disk, which an engine's systems may use too.
 #[derive(Clone)]
 pub struct DiskView {
     pub(in super::super) fabric: Arc<Mutex<Fabric>>,
     pub(in super::super) node: NodeId,
+}
+
+/// Finds a file by its name, or by that of an incomplete file.
+fn find_named<'v>(root: &Path, entry: &FileEntry, find: impl Fn(&Path) -> Option<&'v File>) -> Option<&'v File> {
+    let path = root.join(&*entry.path);
+    let with_suffix = || find(&root.join(format!("{}{PART_SUFFIX}", entry.path)));
+    find(&path).or_else(with_suffix)
 }
 
 impl DiskView {
@@ -135,7 +142,7 @@ impl DiskControl<'_> {
                 gathering.zeros(contents, entry.len as usize);
                 continue;
             }
-            let file = volume.file(&root.as_ref().join(&*entry.path))?;
+            let file = find_named(root.as_ref(), entry, |path| volume.file(path))?;
             if !file.extents.covers(0, entry.len) {
                 return None;
             }
@@ -207,7 +214,7 @@ impl DiskControl<'_> {
             let Some(place) = slice.place else { return true };
             let entry = &files.files()[place.file];
             let len = u64::from(slice.len);
-            let Some(file) = find(volume, &root.join(&*entry.path)) else {
+            let Some(file) = find_named(root, entry, |path| find(volume, path)) else {
                 return false;
             };
             if file.stamp.len < place.offset + len {

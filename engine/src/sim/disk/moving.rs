@@ -8,7 +8,7 @@ use ecs_torrent_components::ids::StorageId;
 use rustix::io::Errno;
 
 use super::file::File;
-use super::storage::{DiskContext, Storage};
+use super::storage::{DiskContext, LookFor, Storage};
 use crate::ports::disk::{
     self, DeletedFiles, DiskAction, DiskDone, DiskError, FileClaims, FileMove, FoundFile, FoundFiles, KeptReason,
     MoveStep, Provenance, Refusal,
@@ -42,6 +42,7 @@ impl Move {
     ) -> (Storage, Self) {
         let claims = FileClaims {
             key: moving.claims.key,
+            part_suffix: moving.claims.part_suffix,
             ..FileClaims::default()
         };
         let storage = |place: disk::MovePlace, claims| {
@@ -64,6 +65,7 @@ impl Move {
 
     pub(super) fn run(&self, from: &Storage, context: &mut DiskContext<'_>, reach: Reach) -> Result<DiskDone> {
         from.find_volume(context)?;
+        self.find_suffixes(from, context);
         match self.step {
             MoveStep::Check => {
                 self.check(from, context)?;
@@ -82,6 +84,20 @@ impl Move {
                 Ok(DiskDone::Deleted(DeletedFiles::default()))
             }
             MoveStep::DeleteOld => Ok(DiskDone::Deleted(self.delete_old(from, context, reach))),
+        }
+    }
+
+    /// Finds out which files have the suffix of incomplete files, as the real backend does.
+    fn find_suffixes(&self, from: &Storage, context: &DiskContext<'_>) {
+        for index in 0..self.to.file_count() {
+            from.find_suffix(context, index, LookFor::Known);
+            match self.step {
+                MoveStep::Undo | MoveStep::DeleteOld => self.to.find_suffix(context, index, LookFor::Marked),
+                _ if context.volume.file(&from.path_of(index)).is_none() => {
+                    self.to.find_suffix(context, index, LookFor::Any);
+                }
+                MoveStep::Check | MoveStep::Copy => self.to.take_suffix(index, from),
+            }
         }
     }
 

@@ -105,7 +105,8 @@ impl Storages {
                 tag,
                 storage,
                 is_for_all,
-            } => (tag, storage, DiskWork::Sync { is_for_all }),
+                held,
+            } => (tag, storage, DiskWork::Sync { is_for_all, held }),
             DiskRequest::FindVolume { tag, storage } => (tag, storage, DiskWork::FindVolume),
             DiskRequest::Delete { tag, storage, keep } => (tag, storage, DiskWork::Delete { keep }),
             DiskRequest::Move {

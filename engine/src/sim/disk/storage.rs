@@ -19,7 +19,7 @@ use super::file::{File, Stamp};
 use super::volume::Volume;
 use crate::ports::disk::{
     self, Cut, DeletedFiles, DiskAction, DiskError, FileClaims, FileNeeds, FolderIds, FoundFile, FoundFiles,
-    KeptReason, Parts, Provenance, ReadPurpose, Refusal, SyncedFile, check_padding,
+    HeldPieces, KeptReason, PartNames, Parts, Provenance, ReadPurpose, Refusal, SyncedFile, check_padding,
 };
 
 type Result<T> = std::result::Result<T, DiskError>;
@@ -35,6 +35,8 @@ pub(super) struct Storage {
     volume: Option<PathBuf>,
     table: FileTable,
     claims: FileClaims,
+    /// The names of incomplete files, if these have a suffix.
+    names: Option<PartNames>,
     owners: Owners,
     state: Mutex<State>,
     /// The part file, once a file is or was skipped.
@@ -74,6 +76,17 @@ enum Access {
     Compare,
 }
 
+/// The file that may have the suffix of incomplete files.
+#[derive(Clone, Copy)]
+pub(super) enum LookFor {
+    /// A file of the session.
+    Known,
+    /// A file with the torrent's mark.
+    Marked,
+    /// Any file.
+    Any,
+}
+
 /// The disk, while an operation is carried out on it.
 pub(super) struct DiskContext<'d> {
     pub(super) volume: &'d mut Volume,
@@ -104,6 +117,7 @@ impl Storage {
             id,
             root,
             volume: volume.map(|volume| volume.mount_point),
+            names: claims.part_suffix.then(|| PartNames::new(&table)),
             table,
             claims,
             owners,
@@ -115,7 +129,8 @@ impl Storage {
     pub(super) fn look(&self, context: &DiskContext<'_>) -> Result<FoundFiles> {
         self.find_volume(context)?;
         let files = self.table.files().iter().enumerate().map(|(index, entry)| {
-            let file = context.volume.file(&self.path(entry)).filter(|_| entry.is_stored())?;
+            self.find_suffix(context, index, LookFor::Known);
+            let file = context.volume.file(&self.named(index)).filter(|_| entry.is_stored())?;
             let known = self.known(index, file);
             Some(FoundFile {
                 stamp: file.stamp.public(),
@@ -275,7 +290,7 @@ impl Storage {
                 continue;
             }
             self.find_volume(context)?;
-            let path = self.path(entry);
+            let path = self.named(index);
             // Files that this storage did not create stay as they are.
             let (known, _) = self.open_or_create(context, index, &path)?;
             if known.provenance == Provenance::Found {
@@ -345,6 +360,9 @@ impl Storage {
         };
         self.take_ownership(known.id);
         self.lock().known.insert(index, known);
+        if let Some(names) = &self.names {
+            names.record_existing(index);
+        }
         known
     }
 
@@ -449,6 +467,7 @@ impl Storage {
         context: &mut DiskContext<'_>,
         fault: Option<DiskFault>,
         is_for_all: bool,
+        held: Option<&HeldPieces>,
     ) -> Result<Vec<SyncedFile>> {
         let unsynced = std::mem::take(&mut self.lock().unsynced);
         let mut synced = Vec::with_capacity(unsynced.len());
@@ -464,14 +483,69 @@ impl Storage {
             synced.extend(self.synced(context, index, &path));
         }
         if is_for_all {
-            for file in self.table.files().iter().filter(|file| file.is_stored()) {
-                let path = self.path(file);
+            for index in (0..self.table.files().len()).filter(|index| self.table.files()[*index].is_stored()) {
+                let path = self.named(index);
                 if context.volume.file(&path).is_some() {
                     context.volume.sync(&path);
                 }
             }
         }
+        if let Some(held) = held {
+            self.drop_suffixes(context, &mut synced, held);
+        }
         Ok(synced)
+    }
+
+    /// Takes the suffix from the complete files, as the real backend does.
+    fn drop_suffixes(&self, context: &mut DiskContext<'_>, synced: &mut Vec<SyncedFile>, held: &HeldPieces) {
+        let Some(names) = &self.names else { return };
+        for index in names.take_complete(held) {
+            let place = synced.iter().position(|file| file.index == index);
+            let is_in_doubt = place.is_some_and(|place| synced[place].stamp.is_none());
+            let known = self.lock().known.get(&index).copied();
+            let (from, to) = (self.named(index), self.path(&self.table.files()[index]));
+            let is_own = |found: &File| {
+                known.is_some_and(|known| {
+                    let is_same = known.id == found.id() && known.stamp == found.stamp;
+                    is_same && known.provenance == Provenance::Created
+                })
+            };
+            let is_taken = context.volume.file(&to).is_some();
+            if is_in_doubt || is_taken || !context.volume.file(&from).is_some_and(is_own) {
+                continue;
+            }
+            context.volume.rename(&from, &to);
+            names.set(&self.table, index, false);
+            if place.is_none() {
+                synced.extend(self.synced(context, index, &to));
+            }
+        }
+    }
+
+    /// Finds out whether a file has the suffix of incomplete files, as the real backend does.
+    pub(super) fn find_suffix(&self, context: &DiskContext<'_>, index: usize, which: LookFor) {
+        let Some(names) = &self.names else { return };
+        let Some(with_suffix) = names.with_suffix(&self.table, index) else {
+            return;
+        };
+        let is_own = |file: &File| match which {
+            LookFor::Known => self.is_own(index, file),
+            LookFor::Marked => self.is_marked(index, file),
+            LookFor::Any => true,
+        };
+        let found = context.volume.file(&self.path(with_suffix));
+        let is_new = || context.volume.file(&self.path(&self.table.files()[index])).is_none();
+        names.set(&self.table, index, found.map_or_else(is_new, is_own));
+        if found.is_some() {
+            names.record_existing(index);
+        }
+    }
+
+    /// Gives a file that does not exist here the name that it has in another storage.
+    pub(super) fn take_suffix(&self, index: usize, other: &Self) {
+        if let (Some(names), Some(others)) = (&self.names, &other.names) {
+            names.set(&self.table, index, others.current(index).is_some());
+        }
     }
 
     /// Result of syncing a file.
@@ -494,8 +568,12 @@ impl Storage {
         self.lock().is_deleted = true;
         self.find_volume(context)?;
         let mut report = DeletedFiles::default();
+        let is_looked_at = self.lock().is_looked_at;
         for (index, entry) in self.table.files().iter().enumerate() {
-            let path = self.path(entry);
+            if !is_looked_at {
+                self.find_suffix(context, index, LookFor::Known);
+            }
+            let path = self.named(index);
             let Some(file) = context.volume.file(&path).filter(|_| entry.is_stored()) else {
                 continue;
             };
@@ -559,10 +637,7 @@ impl Storage {
         };
         if let Some(place) = slice.place
             && parts.skipped.contains(place.file as u32)
-            && context
-                .volume
-                .file(&self.path(&self.table.files()[place.file]))
-                .is_none()
+            && context.volume.file(&self.named(place.file)).is_none()
         {
             parts.parted.insert(place.file as u32);
         }
@@ -656,10 +731,16 @@ impl Storage {
     /// Returns the path of a file of the table, or of the part file.
     pub(super) fn path_of(&self, index: usize) -> PathBuf {
         match (self.table.files().get(index), &*self.parts()) {
-            (Some(entry), _) => self.path(entry),
+            (Some(_), _) => self.named(index),
             (None, Some(parts)) => self.path(&parts.entry),
             (None, None) => self.root.clone(),
         }
+    }
+
+    /// Returns the path that a file of the table has now.
+    fn named(&self, index: usize) -> PathBuf {
+        let current = self.names.as_ref().and_then(|names| names.current(index));
+        self.path(current.unwrap_or_else(|| &self.table.files()[index]))
     }
 
     pub(super) fn path(&self, entry: &FileEntry) -> PathBuf {

@@ -8,13 +8,14 @@ use bevy_ecs::entity::Entity;
 use bytes::Bytes;
 use ecs_torrent_components::ids::StorageId;
 use ecs_torrent_components::session::OwnerKey;
+use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::geometry::Span;
 
 use super::super::{Content, Crash, DiskFault, DiskOperation, DiskSpeed, Lasting, NewContent, NodeId, Simulation};
 use super::SimDisk;
 use crate::port::{Backend, JobTag};
 use crate::ports::disk::{
-    DiskDone, DiskError, DiskEvent, DiskRequest, FileClaims, FoundFiles, KeptReason, Overwrite, Provenance,
+    DiskDone, DiskError, DiskEvent, DiskRequest, FileClaims, FoundFiles, HeldPieces, KeptReason, Overwrite, Provenance,
     ReadPurpose, SyncedFile,
 };
 use crate::purpose;
@@ -148,11 +149,16 @@ impl Bed {
     }
 
     fn sync(&mut self) -> Result<Vec<SyncedFile>, DiskError> {
+        self.sync_complete(None)
+    }
+
+    fn sync_complete(&mut self, held: Option<HeldPieces>) -> Result<Vec<SyncedFile>, DiskError> {
         let (tag, storage, is_for_all) = (TAG, STORAGE, false);
         let request = DiskRequest::Sync {
             tag,
             storage,
             is_for_all,
+            held: held.map(Box::new),
         };
         match self.ask(request).outcome {
             Ok(DiskDone::Synced(files)) => Ok(files),
@@ -213,6 +219,48 @@ fn written_data_is_read_without_a_copy() {
     let expected: Vec<u64> = bed.content.files().files().iter().map(|file| file.len).collect();
     assert_eq!(lengths, expected);
     assert_eq!(bed.sync().unwrap(), [], "once");
+}
+
+/// A file loses its suffix at the sync at which its last piece counts as held, also if it was written before.
+#[test]
+fn complete_files_lose_their_suffix() {
+    let mut bed = Bed::new(1, 1);
+    let claims = || FileClaims {
+        created: [(0, None)].into(),
+        key: Some(KEY),
+        part_suffix: true,
+        ..FileClaims::default()
+    };
+    let held = |pieces: &[u32]| {
+        let mut held = Bitfield::new(2);
+        for piece in pieces {
+            held.insert(*piece);
+        }
+        let piece_length = 100_000;
+        Some(HeldPieces { held, piece_length })
+    };
+    let names = |bed: &Bed| {
+        let has = |name: &str| bed.sim.disk(bed.node).file_len(format!("{ROOT}/{name}")).is_some();
+        (has("content.part"), has("content"))
+    };
+    bed.open_as(STORAGE, claims());
+    bed.write(0, 200_000).unwrap();
+    bed.sync_complete(held(&[0])).unwrap();
+    assert_eq!(names(&bed), (true, false));
+    let synced = bed.sync_complete(held(&[0, 1])).unwrap();
+    assert_eq!((names(&bed), synced.len()), ((false, true), 1));
+    assert!(bed.holds_durably(0, 200_000));
+    let found = bed.open_as(STORAGE, claims()).files[0].unwrap();
+    assert_eq!(found.provenance, Provenance::Created);
+
+    // A file of somebody else is not replaced.
+    let mut bed = Bed::new(2, 1);
+    let (files, bytes) = (bed.content.files().clone(), bed.content.bytes().clone());
+    bed.open_as(STORAGE, claims());
+    bed.write(0, 200_000).unwrap();
+    bed.sim.disk(bed.node).put(ROOT, &files, &bytes);
+    bed.sync_complete(held(&[0, 1])).unwrap();
+    assert_eq!(names(&bed), (true, true));
 }
 
 #[test]
@@ -339,6 +387,7 @@ fn a_killed_process_loses_nothing_that_was_written() {
             tag,
             storage,
             is_for_all,
+            held: None,
         };
         assert!(bed.ask(request).outcome.is_ok() && bed.holds_durably(0, 100_000));
     }

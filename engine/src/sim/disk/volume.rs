@@ -124,6 +124,13 @@ impl Volume {
         true
     }
 
+    /// Gives a durable file another name, at once and durably: either name is right after a crash.
+    pub(super) fn rename(&mut self, from: &Path, to: &Path) {
+        if let Some(entry) = self.files.remove(from) {
+            self.files.insert(to.to_owned(), entry);
+        }
+    }
+
     /// Truncates a file, as another program does.
     pub(super) fn truncate(&mut self, path: &Path, len: u64, now_ns: u64) {
         if let Some(entry) = self.files.get_mut(path) {

@@ -4,6 +4,7 @@ mod deleting;
 mod download_folders;
 mod owners;
 mod parting;
+mod suffixes;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -180,6 +181,7 @@ fn claims(created: &[(usize, Option<FileId>)], may_overwrite: bool) -> FileClaim
         } else {
             Overwrite::default()
         },
+        part_suffix: false,
     }
 }
 
