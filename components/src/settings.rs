@@ -547,7 +547,7 @@ pub struct DhtSettings {
     /// Whether queries of other nodes stay unanswered, as on a connection that is paid by volume (BEP 43). Default
     /// false.
     pub read_only: bool,
-    /// Queries that a search has in flight at its start, and later at least. Default 4.
+    /// Queries that a search has in flight at its start, and later at least. Default 8.
     pub alpha: usize,
     /// New queries of a search per answer. More make searches faster and cost more. Default 3.
     pub beta: usize,
@@ -563,15 +563,11 @@ pub struct DhtSettings {
     /// Maximum rate of answers to other nodes, in bytes per second; three seconds' worth may be sent at once. Default
     /// 96 KiB.
     pub answer_bytes_per_s: u32,
-    /// How many times larger than its query the answer to a host may be that has not proved that it receives datagrams
-    /// at its address: an attacker who forges addresses makes the node send no more than this to a victim. Default 4:
-    /// a list of eight nodes is three times as large as the query for it. At 1, such a host learns of one node:
-    /// enough for other clients among other nodes, but a network in which all nodes have less than 4 finds less.
+    /// How many times as many bytes as its queries have a host gets that has not proved that it receives datagrams at
+    /// its address: an attacker who forges addresses makes the node send no more than this to a victim. A host whose
+    /// answer is larger is pinged first, and gets the answer when it has answered the ping. Default 1. At 4, a list of
+    /// eight nodes is sent at once.
     pub max_amplification: usize,
-    /// Maximum rate of answers to such hosts that are larger, because they contain an item or the filters of a scrape,
-    /// in bytes per second for all such hosts together; three seconds' worth may be sent at once. Default 9 KiB; at 0,
-    /// such hosts get no item and no filter that is larger.
-    pub large_answer_bytes_per_s: u32,
     /// Maximum number of queries of one host that are answered per second; ten times as many at once. Default 5.
     pub host_queries_per_s: u32,
     /// Maximum number of queries that are sent to one host per second; two and a half times as many at once, four at
@@ -603,14 +599,13 @@ impl Default for DhtSettings {
             enabled: true,
             bootstrap: hosts.map(str::to_owned).to_vec(),
             read_only: false,
-            alpha: 4,
+            alpha: 8,
             beta: 3,
             max_searches: 32,
             announce_interval_s: 20 * 60,
             query_bytes_per_s: 48 << 10,
             answer_bytes_per_s: 96 << 10,
-            max_amplification: 4,
-            large_answer_bytes_per_s: 9 << 10,
+            max_amplification: 1,
             host_queries_per_s: 5,
             queries_to_host_per_s: 4,
             max_stored_torrents: 2000,

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use ecs_torrent_protocol::dht::krpc::MAX_SENT;
+use ecs_torrent_protocol::dht::krpc::MAX_SENT_ITEM;
 use ecs_torrent_protocol::dht::node::{Node, NodeSettings};
 use ecs_torrent_protocol::time::Timestamp;
 use libfuzzer_sys::fuzz_target;
@@ -29,7 +29,7 @@ fuzz_target!(|state: &[u8]| {
         let now = now + Duration::from_secs(seconds);
         next.advance(now);
         while let Some((to, datagram)) = next.next_datagram() {
-            assert!(to.port() != 0 && datagram.len() <= MAX_SENT);
+            assert!(to.port() != 0 && datagram.len() <= MAX_SENT_ITEM);
         }
         assert!(next.stats(now).pending_queries <= 1024);
     }

@@ -314,7 +314,6 @@ fn node_settings(settings: &DhtSettings, [v4, v6]: [bool; 2]) -> NodeSettings {
         queries_to_host_per_s: settings.queries_to_host_per_s,
         answer_bytes_per_s: settings.answer_bytes_per_s,
         max_amplification: settings.max_amplification,
-        large_answer_bytes_per_s: settings.large_answer_bytes_per_s,
         query_bytes_per_s: settings.query_bytes_per_s,
         is_read_only: settings.read_only,
         ..NodeSettings::default()

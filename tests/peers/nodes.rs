@@ -50,11 +50,7 @@ fn run(socket: &UdpSocket, number: u8, first: SocketAddr, is_over: &AtomicBool) 
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let begun = Instant::now();
     let now = || Timestamp::ZERO + begun.elapsed();
-    let settings = NodeSettings {
-        max_amplification: 1,
-        ..NodeSettings::default()
-    };
-    let mut node = Node::new(settings, [number; 32], now());
+    let mut node = Node::new(NodeSettings::default(), [number; 32], now());
     if number > 0 {
         node.add_host(first, now());
     }

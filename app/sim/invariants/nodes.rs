@@ -13,7 +13,7 @@ use ecs_torrent_components::settings::{DhtSettings, Settings};
 use ecs_torrent_engine::ports::NetPort;
 use ecs_torrent_engine::ports::net::{DHT_DATAGRAMS, DatagramKind, NetEvent, NetRequest};
 use ecs_torrent_protocol::dht::id::NodeId;
-use ecs_torrent_protocol::dht::krpc::{Body, MAX_SENT, Message, Method, Packet};
+use ecs_torrent_protocol::dht::krpc::{Body, MAX_SENT_ITEM, Message, Method, Packet};
 use ecs_torrent_protocol::dht::node::{NodeSettings, NodeStats};
 use ecs_torrent_protocol::dht::table::K;
 use ecs_torrent_protocol::time::Timestamp;
@@ -94,8 +94,11 @@ impl NodeTraffic {
         settings: &DhtSettings,
         now: Timestamp,
     ) -> Option<String> {
-        if datagram.len() > MAX_SENT {
-            return Some(format!("{} bytes are sent to {to}, at most {MAX_SENT}", datagram.len()));
+        if datagram.len() > MAX_SENT_ITEM {
+            return Some(format!(
+                "{} bytes are sent to {to}, at most {MAX_SENT_ITEM}",
+                datagram.len()
+            ));
         }
         let packet = Packet::parse(datagram).ok()?;
         let message = packet.message().ok()?;

@@ -278,7 +278,6 @@ setting_ranges!(DhtSettings, "dht" {
     query_bytes_per_s: KIB..=GIB,
     answer_bytes_per_s: KIB..=GIB,
     max_amplification: 1..=16,
-    large_answer_bytes_per_s: 0..=GIB,
     host_queries_per_s: 1..=MANY,
     queries_to_host_per_s: 1..=MANY,
     max_stored_torrents: 1..=MANY,

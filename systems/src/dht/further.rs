@@ -55,7 +55,6 @@ pub(super) fn share(settings: NodeSettings, count: usize) -> NodeSettings {
         peers,
         max_items: of(settings.max_items),
         answer_bytes_per_s: bytes(settings.answer_bytes_per_s),
-        large_answer_bytes_per_s: settings.large_answer_bytes_per_s / count as u32,
         ..settings
     }
 }

@@ -21,6 +21,10 @@ pub const MAX_RECEIVED: usize = 4096;
 /// Maximum size of a datagram that is sent (BEP 32, "Maximum packet size").
 pub const MAX_SENT: usize = 1024;
 
+/// Maximum size of an answer with an item, which BEP 44 allows 1000 bytes: that of an IPv6 packet which no network
+/// splits (RFC 8200, section 5).
+pub const MAX_SENT_ITEM: usize = 1280 - 48;
+
 /// Maximum length of a transaction id. Known clients use 1 to 8 bytes.
 pub const MAX_TRANSACTION: usize = 32;
 

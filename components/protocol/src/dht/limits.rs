@@ -7,23 +7,6 @@ use std::time::Duration;
 use crate::prefix::site;
 use crate::time::Timestamp;
 
-/// Default of how many times larger an answer to an unverified address may be than its question. A list of eight nodes
-/// is 3.2 times as large as the query for it. An attacker who forges the address of a victim gains no more than this.
-/// With less, networks in which all nodes have the default lose what is announced in them (ARCHITECTURE.md,
-/// "Strangers").
-pub const MAX_AMPLIFICATION: usize = 4;
-
-/// Returns the maximum size of the answer to a question of `question` bytes. `amplification` is the limit for an
-/// address that has not proved to receive datagrams; `None` for one that has.
-#[must_use]
-pub fn max_answer(question: usize, amplification: Option<usize>) -> usize {
-    let limit = super::krpc::MAX_SENT;
-    match amplification {
-        Some(times) => limit.min(question.saturating_mul(times)),
-        None => limit,
-    }
-}
-
 /// An allowance that refills with time.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Budget {
@@ -249,12 +232,5 @@ mod tests {
         assert!(limit.allow(newcomer, at(60_000)));
         assert_eq!(limit.len(), 1, "all others are forgotten");
         assert!(!limit.is_empty());
-    }
-
-    #[test]
-    fn answers_to_unverified_addresses_are_bounded_by_the_question() {
-        assert_eq!(max_answer(95, Some(4)), 380);
-        assert_eq!(max_answer(95, None), 1024);
-        assert_eq!(max_answer(4096, Some(4)), 1024);
     }
 }

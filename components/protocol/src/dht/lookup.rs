@@ -193,6 +193,11 @@ impl Lookup {
         }
     }
 
+    /// Allows another query while a node asks for proof of our address before it answers.
+    pub fn on_delay(&mut self) {
+        self.allowance += 1;
+    }
+
     /// Processes a timeout or an error of a node.
     pub fn on_failure(&mut self, address: SocketAddr) {
         if let Some(candidate) = self.outstanding(address) {

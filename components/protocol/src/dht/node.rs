@@ -7,6 +7,7 @@ mod answering;
 mod external;
 mod maintaining;
 mod pending;
+mod proving;
 mod saving;
 mod searching;
 #[cfg(test)]
@@ -20,17 +21,18 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
-use self::answering::{AnswerBudgets, SpareBytes, VerifiedHosts};
+use self::answering::AnswerBudgets;
 use self::external::ExternalVotes;
 use self::maintaining::Maintenance;
 pub use self::pending::SearchId;
 use self::pending::{Pending, Purpose, RoundTrips};
+use self::proving::Proofs;
 use self::searching::Search;
 pub use self::searching::{Announce, Found, Goal};
 use super::id::NodeId;
 use super::items::ItemStore;
 use super::krpc::{Body, Message, Method, Packet, Query, Want};
-use super::limits::{AddressLimit, Budget, MAX_AMPLIFICATION};
+use super::limits::{AddressLimit, Budget};
 use super::lookup::Parallelism;
 use super::peers::{PeerLimits, PeerStore};
 use super::table::{Table, TableStats};
@@ -68,11 +70,9 @@ pub struct NodeSettings {
     /// Bytes per second of all answers: a quarter is for hosts that have proved their address, a sixteenth for answers
     /// to pings, and the rest for all.
     pub answer_bytes_per_s: u32,
-    /// How many times larger than its question an answer may be, if the address of the question has not proved to
-    /// receive datagrams.
+    /// How many times as many bytes as its questions have a host gets that has not proved to receive datagrams at its
+    /// address. If the answer is larger, the host is pinged first.
     pub max_amplification: usize,
-    /// Bytes per second of such answers that are larger: items and filters.
-    pub large_answer_bytes_per_s: u32,
     /// Bytes per second of our own queries.
     pub query_bytes_per_s: u32,
     /// Whether the node answers no queries (BEP 43).
@@ -87,7 +87,7 @@ impl Default for NodeSettings {
     fn default() -> Self {
         Self {
             families: Want::BOTH,
-            parallelism: Parallelism { alpha: 4, beta: 3 },
+            parallelism: Parallelism { alpha: 8, beta: 3 },
             max_searches: 32,
             max_pending: 1024,
             peers: PeerLimits {
@@ -101,8 +101,7 @@ impl Default for NodeSettings {
             queries_to_host_per_s: 4,
             max_hosts: 4096,
             answer_bytes_per_s: 100_000,
-            max_amplification: MAX_AMPLIFICATION,
-            large_answer_bytes_per_s: 9 << 10,
+            max_amplification: 1,
             query_bytes_per_s: 50_000,
             is_read_only: false,
             enforces_ids: true,
@@ -240,13 +239,10 @@ pub struct Node {
     items: ItemStore,
     host_limit: AddressLimit,
     answers: AnswerBudgets,
-    /// For answers to unverified addresses that are much larger than their questions.
-    large_answers: Budget,
     queries: Budget,
     /// The queries that each host gets.
     queried_hosts: AddressLimit,
-    verified: VerifiedHosts,
-    spare: SpareBytes,
+    proofs: Proofs,
     pending: Pending,
     searches: BTreeMap<SearchId, Search>,
     last_search: u64,
@@ -273,15 +269,13 @@ impl Node {
             items: ItemStore::new(settings.max_items),
             host_limit: AddressLimit::new(settings.host_queries_per_s, settings.host_burst, settings.max_hosts),
             answers: AnswerBudgets::new(settings.answer_bytes_per_s, now),
-            large_answers: Budget::of_bytes(settings.large_answer_bytes_per_s, now),
             queries: Budget::of_bytes(settings.query_bytes_per_s, now),
             queried_hosts: AddressLimit::new(
                 settings.queries_to_host_per_s,
                 settings.host_query_burst(),
                 settings.max_hosts,
             ),
-            verified: VerifiedHosts::default(),
-            spare: SpareBytes::default(),
+            proofs: Proofs::new(),
             pending: Pending::default(),
             searches: BTreeMap::new(),
             last_search: 0,
@@ -352,9 +346,12 @@ impl Node {
             return;
         };
         match &message.body {
-            Body::Query(query) => self.receive_query(&message, query, datagram.len(), from, now),
+            Body::Query(query) => self.receive_query(&message, query, datagram, from, now),
             Body::Reply(reply) => self.receive_reply(&message, reply, from, now),
             Body::Error { code, .. } => self.receive_error(&message, *code, from, now),
+        }
+        if !matches!(message.body, Body::Query(_)) && self.is_verified(from, now) {
+            self.answer_held(from, now);
         }
     }
 
@@ -427,7 +424,10 @@ impl Node {
             }),
         };
         let datagram = message.write();
-        self.queries.take_any(datagram.len(), now);
+        // A request for proof is a part of an answer.
+        if purpose != Purpose::Proof {
+            self.queries.take_any(datagram.len(), now);
+        }
         self.counters.queries_sent += 1;
         self.send(to, datagram);
         true

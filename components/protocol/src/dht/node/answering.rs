@@ -1,66 +1,29 @@
 //! Answering queries, within limits on the size of answers.
 
-use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::net::SocketAddr;
 
+use super::proving::PING_BYTES;
 use super::{Event, Node, VERSION};
 use crate::compact::Family;
 use crate::dht::id::NodeId;
 use crate::dht::items::{Item, Proof};
 use crate::dht::krpc::{
-    BLOOM_BYTES, Body, ErrorCode, Filters, Message, Method, Query, Refusal, Reply, Samples, Want, contact_bytes,
-    write_contact,
+    BLOOM_BYTES, Body, ErrorCode, Filters, MAX_SENT, MAX_SENT_ITEM, Message, Method, Query, Refusal, Reply, Samples,
+    Want, contact_bytes, write_contact,
 };
-use crate::dht::limits::{Budget, max_answer};
+use crate::dht::limits::Budget;
 use crate::dht::table::K;
-use crate::prefix::site;
 use crate::time::Timestamp;
-
-/// Maximum size of a ping. It counts as a part of the answer to a host that has not proved its address.
-const PING_BYTES: usize = 58;
 
 /// Size of a token in an answer.
 const TOKEN_BYTES: usize = 17;
 
+/// Size of the key of an item's value, and maximum size of its public key, signature and sequence number.
+const VALUE_BYTES: usize = 3;
+const PROOF_BYTES: usize = 137;
+
 /// Maximum size of a list of nodes without its nodes.
 const LIST_BYTES: usize = 12;
-
-/// Maximum number of bytes that are kept for a ping of a host.
-const MAX_SPARE: usize = 1024;
-
-/// Time for which they are kept.
-const SPARE_TIME: Duration = Duration::from_secs(60);
-
-/// Number of hosts that are remembered as verified.
-const MAX_VERIFIED: usize = 512;
-
-/// Time for which a host is verified.
-const VERIFIED_TIME: Duration = Duration::from_secs(600);
-
-/// Pings of unknown nodes that wait for an answer at a time.
-const MAX_PINGS: usize = 16;
-
-/// Hosts that have proved to receive datagrams at their address: by a token, or by an answer.
-#[derive(Debug, Clone, Default)]
-pub(super) struct VerifiedHosts(VecDeque<(IpAddr, Timestamp)>);
-
-impl VerifiedHosts {
-    pub(super) fn insert(&mut self, ip: IpAddr, now: Timestamp) {
-        if self.contains(ip, now) {
-            return;
-        }
-        if self.0.len() == MAX_VERIFIED {
-            self.0.pop_front();
-        }
-        self.0.push_back((site(ip), now + VERIFIED_TIME));
-    }
-
-    fn contains(&self, ip: IpAddr, now: Timestamp) -> bool {
-        let host = site(ip);
-        self.0.iter().any(|(known, until)| *known == host && now < *until)
-    }
-}
 
 /// Bytes of answers. Hosts that have not proved their address cannot use up all of them.
 #[derive(Debug, Clone)]
@@ -84,32 +47,11 @@ impl AnswerBudgets {
     }
 
     /// Returns the first budget that has anything left for an answer.
-    fn open(&mut self, is_ping: bool, is_verified: bool, now: Timestamp) -> Option<&mut Budget> {
+    pub(super) fn open(&mut self, is_ping: bool, is_verified: bool, now: Timestamp) -> Option<&mut Budget> {
         let pings = is_ping.then_some(&mut self.pings);
         let verified = is_verified.then_some(&mut self.verified);
         let mut budgets = pings.into_iter().chain(verified).chain([&mut self.all]);
         budgets.find(|budget| budget.has(1, now))
-    }
-}
-
-/// Bytes that the questions of hosts without proof allow and that their answers did not need. They allow a ping.
-#[derive(Debug, Clone, Default)]
-pub(super) struct SpareBytes(VecDeque<(IpAddr, usize, Timestamp)>);
-
-impl SpareBytes {
-    /// Takes the bytes of a host, and forgets those that are too old.
-    fn take(&mut self, ip: IpAddr, now: Timestamp) -> usize {
-        let host = site(ip);
-        self.0.retain(|(_, _, until)| now < *until);
-        let known = self.0.iter().position(|(known, ..)| *known == host);
-        known.and_then(|at| self.0.remove(at)).map_or(0, |(_, bytes, _)| bytes)
-    }
-
-    fn keep(&mut self, ip: IpAddr, bytes: usize, now: Timestamp) {
-        if self.0.len() == MAX_VERIFIED {
-            self.0.pop_front();
-        }
-        self.0.push_back((site(ip), bytes.min(MAX_SPARE), now + SPARE_TIME));
     }
 }
 
@@ -123,8 +65,6 @@ struct Parts {
     seq: Option<i64>,
     filters: Option<[[u8; BLOOM_BYTES]; 2]>,
     samples: Option<(u32, u32, Vec<u8>)>,
-    /// Whether the answer takes from the budget for large answers to unverified addresses.
-    is_large: bool,
 }
 
 impl Node {
@@ -132,7 +72,7 @@ impl Node {
         &mut self,
         message: &Message<'_>,
         query: &Query<'_>,
-        question: usize,
+        datagram: &[u8],
         from: SocketAddr,
         now: Timestamp,
     ) {
@@ -141,10 +81,28 @@ impl Node {
         if self.settings.is_read_only {
             return;
         }
+        if !self.host_limit.allow(from.ip(), now) {
+            self.counters.queries_refused += 1;
+            return;
+        }
+        self.respond(message, query, datagram, from, now);
+        if matches!(query.method, Ok(Method::Ping)) {
+            self.on_proof_request(from, now);
+        }
+    }
+
+    /// Answers a question, or asks its sender for proof of the address first.
+    pub(super) fn respond(
+        &mut self,
+        message: &Message<'_>,
+        query: &Query<'_>,
+        datagram: &[u8],
+        from: SocketAddr,
+        now: Timestamp,
+    ) {
         let is_ping = matches!(query.method, Ok(Method::Ping));
         let is_verified = self.is_verified(from, now) || self.has_token(query, from);
-        let is_allowed = self.host_limit.allow(from.ip(), now);
-        if !is_allowed || self.answers.open(is_ping, is_verified, now).is_none() {
+        if self.answers.open(is_ping, is_verified, now).is_none() {
             self.counters.queries_refused += 1;
             return;
         }
@@ -155,17 +113,36 @@ impl Node {
         }
         let is_useful = !query.is_read_only && self.part_mut(family).table.record_query(query.id, from, now);
         self.tokens.rotate(now, &mut self.rng);
-        let answer = match query.method {
-            Ok(method) => self.answer(query, &method, message.transaction, question, from, now),
-            Err(refusal) => Err(refusal),
+        let question = datagram.len();
+        let allowed = match is_verified {
+            true => MAX_SENT_ITEM,
+            false => question.saturating_mul(self.settings.max_amplification),
         };
-        let max = self.max_answer(question, from, now);
         // An answer to a ping leaves room for ours.
-        let max = match query.method {
-            Ok(Method::Ping) if is_useful && max >= PING_BYTES + shortest(message.transaction) => max - PING_BYTES,
-            _ => max,
+        let allowed = match query.method {
+            Ok(Method::Ping) if is_useful && allowed >= PING_BYTES + shortest(message.transaction) => {
+                allowed - PING_BYTES
+            }
+            _ => allowed,
         };
-        let sent = self.send_answer(message.transaction, answer, max, from);
+        let whole = self.collect(query, message.transaction, MAX_SENT_ITEM, from, now);
+        let mut answer = self.write_answer(&whole, message.transaction, allowed, from);
+        if answer.len() > allowed {
+            let needs_whole = match &whole {
+                Ok(parts) => self.is_final(query, parts, family, now),
+                Err(_) => false,
+            };
+            if needs_whole && self.hold(query, datagram, from, now) {
+                return;
+            }
+            let short = self.collect(query, message.transaction, allowed, from, now);
+            answer = self.write_answer(&short, message.transaction, allowed, from);
+        }
+        // Only with a transaction id near its maximum, or for a question that is no more than its method.
+        let sent = if answer.len() > allowed { 0 } else { answer.len() };
+        if sent > 0 {
+            self.send(from, answer);
+        }
         if let Some(budget) = self.answers.open(is_ping, is_verified, now) {
             budget.take_any(sent, now);
         }
@@ -174,36 +151,28 @@ impl Node {
         }
     }
 
-    /// Whether a host that has asked may be pinged too: it has proved its address, or its questions allow the bytes.
-    fn take_ping_bytes(&mut self, question: usize, sent: usize, from: SocketAddr, now: Timestamp) -> bool {
-        if self.is_verified(from, now) {
-            return true;
-        }
-        let allowed = question.saturating_mul(self.settings.max_amplification) + self.spare.take(from.ip(), now);
-        let left = allowed.saturating_sub(sent);
-        let may_ping = left >= PING_BYTES;
-        self.spare
-            .keep(from.ip(), if may_ping { left - PING_BYTES } else { left }, now);
-        may_ping
-    }
-
-    /// Pings a node that has shown up, to find out whether it is alive.
-    pub(super) fn ping_unknown(&mut self, id: NodeId, address: SocketAddr, now: Timestamp) {
-        if self.pending.ping_count() < MAX_PINGS && !self.pending.is_asking(address) {
-            self.send_ping(address, Some(id), now);
+    /// Whether a search needs the whole answer: it looks for nodes, we have what it looks for, or we are one of the
+    /// nodes closest to it. Otherwise a single node that is closer brings it on as well, and at once.
+    fn is_final(&self, query: &Query<'_>, parts: &Parts, family: Family, now: Timestamp) -> bool {
+        match query.method {
+            Ok(Method::GetPeers { info_hash: key, .. } | Method::Get { target: key, .. }) => {
+                let has_content = !parts.values.is_empty() || parts.item.is_some() || parts.filters.is_some();
+                has_content || self.is_among_closest(key, family, now)
+            }
+            _ => true,
         }
     }
 
-    /// Sends an answer of at most `max` bytes, unless it is a large one. Returns the number of bytes sent.
-    fn send_answer(
-        &mut self,
+    /// Returns the datagram of an answer. If it is larger than `max`, it does without what no host has need of.
+    fn write_answer(
+        &self,
+        parts: &Result<Parts, Refusal>,
         transaction: &[u8],
-        answer: Result<Parts, Refusal>,
         max: usize,
         from: SocketAddr,
-    ) -> usize {
+    ) -> Vec<u8> {
         let id = self.id(Family::of(from.ip()));
-        let body = match &answer {
+        let body = match parts {
             Ok(parts) => Body::Reply(parts.reply(id)),
             Err(refusal) => Body::Error {
                 code: refusal.code as i64,
@@ -217,11 +186,6 @@ impl Node {
             body,
         };
         let mut datagram = message.write();
-        let max = match &answer {
-            Ok(parts) if parts.is_large => max_answer(0, None),
-            _ => max,
-        };
-        // The shortest answers do without what others have no need of.
         if datagram.len() > max {
             message.version = None;
             datagram = message.write();
@@ -230,34 +194,23 @@ impl Node {
             message.external = None;
             datagram = message.write();
         }
-        let len = datagram.len();
-        if len > max {
-            // Only with a transaction id near its maximum, or for a question that is no more than its method.
-            return 0;
-        }
-        self.send(from, datagram);
-        len
+        datagram
     }
 
-    /// Returns the maximum size of the answer to a question of `question` bytes.
-    fn max_answer(&self, question: usize, from: SocketAddr, now: Timestamp) -> usize {
-        let is_verified = self.is_verified(from, now);
-        max_answer(question, (!is_verified).then_some(self.settings.max_amplification))
-    }
-
-    fn answer(
+    /// Collects what an answer of at most `max` bytes has room for.
+    fn collect(
         &mut self,
         query: &Query<'_>,
-        method: &Method<'_>,
         transaction: &[u8],
-        question: usize,
+        max: usize,
         from: SocketAddr,
         now: Timestamp,
     ) -> Result<Parts, Refusal> {
+        let method = query.method?;
         let mut parts = Parts::default();
-        let space = space(self.max_answer(question, from, now), transaction, from);
+        let space = space(max.min(MAX_SENT), transaction, from);
         let want = query.want.unwrap_or(Want::only(Family::of(from.ip())));
-        match *method {
+        match method {
             Method::Ping => {}
             Method::FindNode { target } | Method::Unknown { target: Some(target) } => {
                 self.list_nodes(target, want, space, &mut parts, now);
@@ -290,7 +243,8 @@ impl Node {
                 self.events.push_back(Event::Announced { info_hash, peer });
             }
             Method::Get { target, newer_than } => {
-                self.answer_get(target, newer_than, want, space, from, &mut parts, now);
+                let item_space = max.saturating_sub(shortest(transaction));
+                self.answer_get(target, newer_than, want, [space, item_space], from, &mut parts, now);
             }
             Method::Put { token, item } => {
                 self.check_token(token, from, item.target(), now)?;
@@ -328,7 +282,7 @@ impl Node {
         }
         if scrape && let Some((seeds, peers)) = self.part(family).peers.filters(info_hash) {
             let needed = 2 * (BLOOM_BYTES + 12);
-            if self.take_large_answer(needed, &mut space, parts, from, now) {
+            if space >= needed {
                 parts.filters = Some([*seeds.as_bytes(), *peers.as_bytes()]);
                 space -= needed;
             }
@@ -343,28 +297,30 @@ impl Node {
         parts.values = peers.choose(info_hash, max, no_seed, &mut self.rng);
     }
 
+    /// `spaces` are those of an answer, and of one with an item.
     fn answer_get(
         &mut self,
         target: NodeId,
         newer_than: Option<i64>,
         want: Want,
-        mut space: usize,
+        spaces: [usize; 2],
         from: SocketAddr,
         parts: &mut Parts,
         now: Timestamp,
     ) {
         let own_id = self.id(Family::of(from.ip()));
+        let [mut space, item_space] = spaces;
         if self.items.has_place(target, from.ip(), own_id) {
             self.give_token(target, &mut space, from, parts, now);
         }
-        if let Some(item) = self.items.get(target).cloned() {
+        if let Some(item) = self.items.get(target) {
             let is_known = item.proof.is_some() && newer_than.is_some_and(|seq| item.seq() <= seq);
-            let needed = item.value.len() + 8 + if item.proof.is_some() { 160 } else { 0 };
+            let needed = item.value.len() + VALUE_BYTES + if item.proof.is_some() { PROOF_BYTES } else { 0 };
             // BEP 44: a value that is not newer than asked for is left out.
             if is_known {
                 parts.seq = Some(item.seq());
-            } else if self.take_large_answer(needed, &mut space, parts, from, now) {
-                parts.item = Some(item);
+            } else if item_space >= needed + TOKEN_BYTES {
+                parts.item = Some(item.clone());
                 space = space.saturating_sub(needed);
             }
         }
@@ -386,26 +342,6 @@ impl Node {
         let own = self.id(family).distance(key);
         let closest = self.part(family).table.closest(key, K, now);
         closest.len() < K || closest.iter().any(|contact| contact.id.distance(key) > own)
-    }
-
-    /// Makes room for `needed` bytes in an answer, and returns whether there is any. An unverified host gets it while a
-    /// small budget for all such hosts lasts: forged questions would otherwise be multiplied tenfold.
-    fn take_large_answer(
-        &mut self,
-        needed: usize,
-        space: &mut usize,
-        parts: &mut Parts,
-        from: SocketAddr,
-        now: Timestamp,
-    ) -> bool {
-        if *space >= needed {
-            return true;
-        }
-        if !self.is_verified(from, now) && self.large_answers.take(needed, now) {
-            parts.is_large = true;
-            *space = (*space + needed).min(max_answer(0, None) - overhead(from));
-        }
-        *space >= needed
     }
 
     /// Lists the closest nodes of the wanted families in at most `space` bytes. Returns the bytes used.
@@ -430,21 +366,8 @@ impl Node {
         if !self.tokens.check(token, from.ip(), key) {
             return Err(Refusal::new(ErrorCode::Protocol, "bad token"));
         }
-        self.verified.insert(from.ip(), now);
+        self.proofs.insert(from.ip(), now);
         Ok(())
-    }
-
-    /// Whether a query has a token that we gave to its host.
-    fn has_token(&self, query: &Query<'_>, from: SocketAddr) -> bool {
-        match &query.method {
-            Ok(Method::AnnouncePeer { info_hash, token, .. }) => self.tokens.check(token, from.ip(), *info_hash),
-            Ok(Method::Put { token, item }) => self.tokens.check(token, from.ip(), item.target()),
-            _ => false,
-        }
-    }
-
-    fn is_verified(&self, from: SocketAddr, now: Timestamp) -> bool {
-        self.part(Family::of(from.ip())).table.knows(from) || self.verified.contains(from.ip(), now)
     }
 }
 

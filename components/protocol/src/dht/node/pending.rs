@@ -25,6 +25,8 @@ pub struct SearchId(pub(super) u64);
 pub(super) enum Purpose {
     /// To find out whether the node is alive.
     Ping,
+    /// To have the host prove its address before it is answered.
+    Proof,
     /// A step of a search.
     Step(SearchId),
     /// To store what a search is for.
@@ -39,6 +41,8 @@ pub(super) struct PendingQuery {
     pub(super) id: Option<NodeId>,
     pub(super) purpose: Purpose,
     pub(super) sent: Timestamp,
+    /// The beginning of the round trip that ends with the answer: a host may ask us for proof of our address first.
+    pub(super) begun: Timestamp,
     deadline: Timestamp,
     is_slow: bool,
 }
@@ -53,7 +57,7 @@ pub(super) enum Overdue {
 }
 
 /// Round-trip times of a family's nodes, smoothed as TCP does (RFC 6298).
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct RoundTrips {
     smoothed: Option<Duration>,
     deviation: Duration,
@@ -119,6 +123,7 @@ impl Pending {
             id,
             purpose,
             sent: now,
+            begun: now,
             deadline: now + round_trips.slow_after(),
             is_slow: false,
         };
@@ -161,6 +166,19 @@ impl Pending {
     pub(super) fn ping_count(&self) -> usize {
         let queries = self.queries.values();
         queries.filter(|query| query.purpose == Purpose::Ping).count()
+    }
+
+    /// Gives a query to this address another round trip. Returns its purpose.
+    pub(super) fn delay(&mut self, address: SocketAddr, round_trips: RoundTrips, now: Timestamp) -> Option<Purpose> {
+        let mut queries = self.queries.iter_mut();
+        let (transaction, query) = queries.find(|(_, query)| query.to == address && query.begun == query.sent)?;
+        query.begun = now;
+        if !query.is_slow {
+            self.deadlines.remove(&(query.deadline, *transaction));
+            query.deadline = now + round_trips.slow_after();
+            self.deadlines.insert((query.deadline, *transaction));
+        }
+        Some(query.purpose)
     }
 
     /// Whether a query to this address waits for its answer.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::pending::{Overdue, SearchId};
+use super::pending::{Overdue, PendingQuery, SearchId};
 use super::{Event, Node, Purpose};
 use crate::compact::Family;
 use crate::dht::bloom::BloomFilter;
@@ -461,15 +461,23 @@ impl Node {
         search.storing += sent;
     }
 
+    /// Takes the query that a message answers. The answer proves its sender's address.
+    fn take_pending(&mut self, message: &Message<'_>, from: SocketAddr, now: Timestamp) -> Option<PendingQuery> {
+        let query = self.pending.take(message.transaction, from);
+        match query {
+            Some(_) => self.proofs.insert(from.ip(), now),
+            None => self.counters.invalid += 1,
+        }
+        query
+    }
+
     pub(super) fn receive_reply(&mut self, message: &Message<'_>, reply: &Reply<'_>, from: SocketAddr, now: Timestamp) {
-        let Some(query) = self.pending.take(message.transaction, from) else {
-            self.counters.invalid += 1;
+        let Some(query) = self.take_pending(message, from, now) else {
             return;
         };
         self.counters.replies_received += 1;
-        self.verified.insert(from.ip(), now);
         let part = self.part_mut(Family::of(from.ip()));
-        part.round_trips.record(now.since(query.sent));
+        part.round_trips.record(now.since(query.begun));
         part.maintenance.record_reply(now);
         let has_changed = query.id.is_some_and(|known| known != reply.id);
         if has_changed && !reply.id.is_bound_to(from.ip()) {
@@ -482,7 +490,7 @@ impl Node {
             self.record_vote(from, external, now);
         }
         match query.purpose {
-            Purpose::Ping => {}
+            Purpose::Ping | Purpose::Proof => {}
             Purpose::Step(id) => self.take_step(id, reply, from, now),
             Purpose::Store(id) => {
                 if let Some(search) = self.searches.get_mut(&id) {
@@ -530,12 +538,11 @@ impl Node {
     }
 
     pub(super) fn receive_error(&mut self, message: &Message<'_>, code: i64, from: SocketAddr, now: Timestamp) {
-        let Some(query) = self.pending.take(message.transaction, from) else {
-            self.counters.invalid += 1;
+        let Some(query) = self.take_pending(message, from, now) else {
             return;
         };
         match query.purpose {
-            Purpose::Ping => {}
+            Purpose::Ping | Purpose::Proof => {}
             Purpose::Step(id) => self.fail_step(id, from, now),
             Purpose::Store(id) => {
                 if let Some(search) = self.searches.get_mut(&id) {
@@ -561,13 +568,14 @@ impl Node {
                     }
                 }
                 Overdue::Lost(query) => {
+                    self.drop_held(query.to, now);
                     let part = self.part_mut(Family::of(query.to.ip()));
                     // While nobody answers, the fault is that of our network.
                     if part.maintenance.has_reply_since(query.sent) {
                         part.table.record_failure(query.to, now);
                     }
                     match query.purpose {
-                        Purpose::Ping => {}
+                        Purpose::Ping | Purpose::Proof => {}
                         Purpose::Step(id) => self.fail_step(id, query.to, now),
                         Purpose::Store(id) => {
                             if let Some(search) = self.searches.get_mut(&id) {
@@ -578,6 +586,18 @@ impl Node {
                     }
                 }
             }
+        }
+    }
+
+    /// Processes a ping of a node. If a search has asked the node, it will answer when we have proved our address.
+    pub(super) fn on_proof_request(&mut self, from: SocketAddr, now: Timestamp) {
+        let round_trips = self.part(Family::of(from.ip())).round_trips;
+        if let Some(Purpose::Step(id)) = self.pending.delay(from, round_trips, now)
+            && let Some(search) = self.searches.get_mut(&id)
+            && let Some(lookup) = search.lookup(Family::of(from.ip()))
+        {
+            lookup.on_delay();
+            self.step(id, now);
         }
     }
 

@@ -2,18 +2,14 @@
 
 use super::*;
 use crate::dht::items::Proof;
+use crate::dht::krpc::MAX_SENT_ITEM;
 
 /// Time after which a node has given up whatever it expected from a host.
 const LATER: u64 = 300_000;
 
 /// Returns a node that has as much to tell as any: nodes of both families, peers, many torrents, and the largest items.
 fn full_node(settings: NodeSettings) -> (Node, [NodeId; 2]) {
-    let max_amplification = settings.max_amplification;
-    let generous = NodeSettings {
-        max_amplification: 4,
-        ..settings
-    };
-    let mut node = Node::new(generous, [1; 32], at(0));
+    let mut node = Node::new(settings, [1; 32], at(0));
     fill(&mut node, 20, Family::V4);
     fill(&mut node, 20, Family::V6);
     for n in 0..200u8 {
@@ -28,7 +24,7 @@ fn full_node(settings: NodeSettings) -> (Node, [NodeId; 2]) {
             scrape: false,
         };
         let now = at(1000 * u64::from(n));
-        let answer = ask(&mut node, &query(get, true, None), from, now).unwrap();
+        let answer = ask(&mut node, &query(get, false, None), from, now).unwrap();
         let token = with_reply(&answer, |reply| reply.token.unwrap().to_vec());
         let announce = Method::AnnouncePeer {
             info_hash,
@@ -56,7 +52,7 @@ fn full_node(settings: NodeSettings) -> (Node, [NodeId; 2]) {
             None => immutable_target(&item.value),
         };
         let newer_than = None;
-        let get = query(Method::Get { target, newer_than }, true, None);
+        let get = query(Method::Get { target, newer_than }, false, None);
         let answer = ask(&mut node, &get, from, at(200_000)).unwrap();
         let token = with_reply(&answer, |reply| reply.token.unwrap().to_vec());
         let put = Method::Put {
@@ -74,7 +70,6 @@ fn full_node(settings: NodeSettings) -> (Node, [NodeId; 2]) {
         );
         target
     });
-    node.settings.max_amplification = max_amplification;
     (node, targets)
 }
 
@@ -174,7 +169,6 @@ fn no_kind_of_question_is_multiplied_by_more_than_the_setting() {
     for max_amplification in [1, 2, 3, 4, 8] {
         let settings = NodeSettings {
             max_amplification,
-            large_answer_bytes_per_s: 0,
             ..NodeSettings::default()
         };
         let (node, targets) = full_node(settings);
@@ -202,7 +196,6 @@ fn a_stranger_that_asks_again_is_pinged_within_its_questions() {
     for max_amplification in [1, 2, 4] {
         let settings = NodeSettings {
             max_amplification,
-            large_answer_bytes_per_s: 0,
             ..NodeSettings::default()
         };
         for filled in [0, 8] {
@@ -216,7 +209,7 @@ fn a_stranger_that_asks_again_is_pinged_within_its_questions() {
                 while let Some((to, datagram)) = node.next_datagram() {
                     if to == from {
                         received += datagram.len();
-                        pings += usize::from(datagram.ends_with(b"1:y1:qe"));
+                        pings += usize::from(is_query(&datagram));
                     }
                 }
                 assert!(received <= max_amplification * find_node.len() * n as usize);
@@ -226,20 +219,17 @@ fn a_stranger_that_asks_again_is_pinged_within_its_questions() {
     }
 }
 
-/// Where an answer is no longer than its question, it names a node, and the nodes closest to a key give tokens for it.
+/// A read-only node answers no ping. It gets an answer that is no longer than its question: it names a node, and the
+/// nodes closest to a key give tokens for it.
 #[test]
 fn the_shortest_answers_are_of_use() {
-    let settings = NodeSettings {
-        max_amplification: 1,
-        ..NodeSettings::default()
-    };
-    let (mut node, _) = full_node(settings);
+    let (mut node, _) = full_node(NodeSettings::default());
     let own_id = node.id(Family::V6);
     let mut query_as = |from: &str, method| {
         // Other clients name their version.
         let query = Query {
             id: ASKER,
-            is_read_only: false,
+            is_read_only: true,
             want: None,
             method: Ok(method),
         };
@@ -250,7 +240,7 @@ fn the_shortest_answers_are_of_use() {
             body: Body::Query(query),
         };
         let question = question.write();
-        let answer = ask(&mut node, &question, address(from), at(220_000)).unwrap();
+        let answer = ask_silently(&mut node, &question, address(from), at(220_000)).unwrap();
         assert!(answer.len() <= question.len());
         with_reply(&answer, |reply| {
             let family = Family::of(address(from).ip());
@@ -271,31 +261,70 @@ fn the_shortest_answers_are_of_use() {
     assert_eq!(query_as("[2a09:3::1]:5000", get_peers(own_id)), (0, true));
 }
 
-/// Items and filters are larger. All strangers together get only some of them.
+/// The largest items and both filters are sent whole, to a host that has answered a ping.
 #[test]
-fn larger_answers_to_strangers_have_a_budget() {
+fn the_largest_answers_arrive_whole() {
     let (mut node, targets) = full_node(NodeSettings::default());
-    let large =
-        |name: &str| name.starts_with("get of an") || name.starts_with("get of a m") || name.contains("filters");
-    let questions: Vec<_> = questions(targets).into_iter().filter(|(name, _)| large(name)).collect();
-    let (mut excess, mut multiplied) = (0, 0);
-    for number in 0..2000 {
-        let (_, question) = &questions[number % questions.len()];
-        let [from, _] = strangers(number);
-        let now = at(220_000 + 5 * number as u64);
-        node.receive(question, from, now);
-        while let Some((to, datagram)) = node.next_datagram() {
-            let over = datagram.len().saturating_sub(MAX_AMPLIFICATION * question.len());
-            if to == from && over > 0 {
-                excess += over;
-                multiplied += 1;
-            }
+    for (number, (name, question)) in questions(targets).into_iter().enumerate() {
+        let expects = name.starts_with("get of an immutable") || name.starts_with("get of a mutable");
+        if !expects && !name.contains("filters") {
+            continue;
         }
+        let [from, _] = strangers(number);
+        assert_eq!(
+            ask_silently(&mut node.clone(), &question, from, at(220_000)),
+            None,
+            "{name}"
+        );
+        let answer = ask_and_prove(&mut node, &question, from, at(220_000)).expect(name);
+        assert!(answer.len() <= MAX_SENT_ITEM, "{name}: {}", answer.len());
+        with_reply(&answer, |reply| match expects {
+            true => assert_eq!(reply.value.map(<[u8]>::len), Some(1000), "{name}"),
+            false => assert!(reply.scrape.is_some(), "{name}"),
+        });
     }
-    // Ten seconds, and three seconds' worth at once.
-    let budget = 13 * node.settings.large_answer_bytes_per_s as usize;
-    assert!(
-        multiplied > 50 && excess <= budget,
-        "{multiplied} answers, {excess} bytes of {budget}"
-    );
+}
+
+/// All questions that an address may have kept are answered when it answers the ping; those beyond get short answers.
+#[test]
+fn questions_wait_for_one_ping() {
+    let (mut node, _) = full_node(NodeSettings::default());
+    let (from, now) = (address("77.1.1.1:5000"), at(220_000));
+    let find_node = query(Method::FindNode { target: TARGET }, false, None);
+    (0..5).for_each(|_| node.receive(&find_node, from, now));
+    let sent: Vec<Vec<u8>> = std::iter::from_fn(|| node.next_datagram())
+        .map(|(_, data)| data)
+        .collect();
+    let [ping, short] = &sent[..] else {
+        panic!("{sent:?}");
+    };
+    assert!(is_query(ping) && short.len() <= find_node.len());
+    prove(&mut node, from, ping, now);
+    let answers: Vec<Vec<u8>> = std::iter::from_fn(|| node.next_datagram())
+        .map(|(_, data)| data)
+        .collect();
+    assert_eq!(answers.len(), 4);
+    for answer in answers {
+        with_reply(&answer, |reply| assert_eq!(reply.contacts(Family::V4).count(), 8));
+    }
+    assert_eq!(node.stats(now).pending_queries, 0);
+}
+
+/// A host that has not answered a ping gets short answers for a minute, and its questions are forgotten.
+#[test]
+fn silent_hosts_get_short_answers() {
+    let (mut node, _) = full_node(NodeSettings::default());
+    let from = address("77.1.1.1:5000");
+    let find_node = query(Method::FindNode { target: TARGET }, false, None);
+    assert_eq!(ask_silently(&mut node, &find_node, from, at(220_000)), None);
+    [221_000, 225_001]
+        .into_iter()
+        .for_each(|millis| node.advance(at(millis)));
+    while node.next_datagram().is_some() {}
+    let mut is_short = |millis| {
+        let answer = ask_silently(&mut node, &find_node, from, at(millis));
+        answer.is_some_and(|answer| answer.len() <= find_node.len())
+    };
+    assert!(is_short(226_000) && is_short(280_000));
+    assert!(!is_short(290_000), "it is pinged again");
 }

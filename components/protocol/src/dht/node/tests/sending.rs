@@ -98,7 +98,11 @@ fn no_host_gets_more_queries_than_it_takes() {
 /// One of the known nodes has got all that it takes. The others are asked meanwhile.
 #[test]
 fn other_nodes_are_asked_while_one_has_to_wait() {
-    let mut node = acquainted(NodeSettings::default(), 20);
+    let settings = NodeSettings {
+        parallelism: Parallelism { alpha: 4, beta: 3 },
+        ..NodeSettings::default()
+    };
+    let mut node = acquainted(settings, 20);
     let (busy, target) = (address("20.5.1.1:6881"), NodeId([5; 20]));
     while node.host_ready_at(busy, 1, at(1)) == at(1) {
         node.count_host_queries(busy, 1, at(1));
@@ -271,4 +275,39 @@ fn items_are_put_within_the_limits() {
     assert!(counts.values().all(|count| *count <= 14), "{counts:?}");
     let (_, later) = run(&mut node, 1001, 10);
     assert!(ended.len() + later.len() >= 8);
+}
+
+/// A node asks for proof of our address before it answers. Another one is asked at once, and the node is not slow yet
+/// when it would have been otherwise.
+#[test]
+fn a_request_for_proof_takes_a_round_trip_of_its_own() {
+    let settings = NodeSettings {
+        parallelism: Parallelism { alpha: 1, beta: 2 },
+        ..NodeSettings::default()
+    };
+    let mut node = acquainted(settings, 8);
+    node.search(TARGET, LOOK, None, at(1)).unwrap();
+    node.advance(at(1));
+    let [(asked, question)] = &sent(&mut node)[..] else {
+        panic!("one node is asked");
+    };
+    let slow_at = node.pending.deadline();
+    node.receive(&query(Method::Ping, false, None), *asked, at(100));
+    let queries = sent(&mut node);
+    let is_other = |(to, data): &&(SocketAddr, Vec<u8>)| to != asked && is_query(data);
+    assert_eq!(queries.iter().filter(is_other).count(), 1, "{queries:?}");
+    assert!(
+        queries.iter().any(|(to, data)| to == asked && !is_query(data)),
+        "the proof"
+    );
+    // Only the first ping counts.
+    node.receive(&query(Method::Ping, false, None), *asked, at(150));
+    assert!(sent(&mut node).iter().all(|(to, _)| to == asked));
+    let other_is_slow_at = node.pending.deadline();
+    assert!(other_is_slow_at > slow_at && other_is_slow_at < at(20_000));
+    let before = node.families[0].round_trips;
+    answer(&mut node, *asked, question, at(200));
+    let mut expected = before;
+    expected.record(Duration::from_millis(100));
+    assert_eq!(node.families[0].round_trips, expected);
 }
