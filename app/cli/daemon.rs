@@ -37,9 +37,6 @@ pub(super) struct DaemonArgs {
     listen: ListenArgs,
     #[command(flatten)]
     limits: LimitArgs,
-    /// Disable peer exchange.
-    #[arg(long)]
-    no_pex: bool,
     /// Address of the HTTP API. Port 0 takes any free port. Default: 127.0.0.1:6880.
     #[arg(long, value_name = "IP:PORT", value_parser = address)]
     api: Option<SocketAddr>,
@@ -58,8 +55,8 @@ impl DaemonArgs {
     pub(super) fn config(self) -> Result<Config, ConfigError> {
         let file = self.config.as_deref().map(ConfigFile::read).transpose()?;
         let mut config = file.as_ref().map_or_else(|| Ok(Config::default()), ConfigFile::parse)?;
-        self.listen.apply(&mut config.net, &mut config.dht, &mut config.lsd);
-        config.pex.enabled &= !self.no_pex;
+        self.listen
+            .apply(&mut config.net, &mut config.dht, &mut config.lsd, &mut config.pex);
         self.limits.apply(&mut config.limits);
         config.api.listen = self.api.unwrap_or(config.api.listen);
         config.session.state_dir = self.state_dir.or(config.session.state_dir);

@@ -9,7 +9,7 @@ use ecs_torrent::components::commands::{CommandQueue, SupplyMetadata};
 use ecs_torrent::events::{Event, Subscription};
 use ecs_torrent::prelude::*;
 use ecs_torrent::protocol::magnet::{Magnet, MutableLink};
-use ecs_torrent::protocol::metainfo::torrent_file;
+use ecs_torrent::protocol::metainfo::{Metainfo, MetainfoLimits, torrent_file};
 use ecs_torrent::systems::DecideSet;
 use ecs_torrent::{InfoHash, ReadSource, Source, TorrentStats};
 use indicatif::ProgressBar;
@@ -20,7 +20,7 @@ use super::peers::{self, ListenArgs};
 use super::searching::Ways;
 use super::signals::Signals;
 use super::torrent_file::Destination;
-use super::transfer::{describe, named_torrent, stop};
+use super::transfer::{UNKNOWN_KEY, describe, named_torrent, stop};
 use super::{CliError, ExitCodes, Outcome};
 
 #[derive(Debug, Args)]
@@ -93,8 +93,12 @@ pub(super) async fn run(args: FetchArgs, screen: Screen) -> Result<Outcome, CliE
     };
     let mut settings = Settings::default();
     settings.session.state_dir = None;
-    args.listen
-        .apply(&mut settings.net, &mut settings.dht, &mut settings.lsd);
+    args.listen.apply(
+        &mut settings.net,
+        &mut settings.dht,
+        &mut settings.lsd,
+        &mut settings.pex,
+    );
     let ways = Ways::of(&settings);
     let mut signals = Signals::new()?;
     signals.set_code(ExitCodes::INTERRUPTED);
@@ -135,6 +139,9 @@ pub(super) async fn run(args: FetchArgs, screen: Screen) -> Result<Outcome, CliE
         return Ok(Outcome::Interrupted);
     };
     stopped?;
+    let limits = MetainfoLimits::default();
+    Metainfo::parse(&Bytes::from(file.clone()), &limits)
+        .map_err(|error| CliError::Other(format!("{hash}: its metadata cannot be used: {error}")))?;
     destination.write(&file, hash)?;
     Ok(Outcome::Done)
 }
@@ -178,7 +185,12 @@ impl Link {
                 if let Some(screen) = screen {
                     screen.note(format_args!("searching the DHT for {link}"));
                 }
-                named_torrent(&link, torrents).await
+                let unknown = || {
+                    if let Some(screen) = screen {
+                        screen.note(UNKNOWN_KEY);
+                    }
+                };
+                named_torrent(&link, torrents, unknown).await
             }
         }
     }

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::net::{SocketAddr, ToSocketAddrs};
 
 use clap::Args;
-use ecs_torrent::components::settings::{DhtSettings, LsdSettings, NetSettings};
+use ecs_torrent::components::settings::{DhtSettings, LsdSettings, NetSettings, PexSettings};
 use ecs_torrent::protocol::host_port::HostPort;
 
 use super::CliError;
@@ -21,6 +21,9 @@ pub(super) struct ListenArgs {
     /// Disable local service discovery.
     #[arg(long)]
     no_lsd: bool,
+    /// Disable peer exchange.
+    #[arg(long)]
+    no_pex: bool,
     /// Node by which to enter the DHT, instead of the configured ones; may be repeated.
     #[arg(long = "dht-node", value_name = "HOST:PORT", conflicts_with = "no_dht")]
     dht_nodes: Vec<HostPort>,
@@ -28,13 +31,20 @@ pub(super) struct ListenArgs {
 
 impl ListenArgs {
     /// Overrides settings.
-    pub(super) fn apply(self, net: &mut NetSettings, dht: &mut DhtSettings, lsd: &mut LsdSettings) {
+    pub(super) fn apply(
+        self,
+        net: &mut NetSettings,
+        dht: &mut DhtSettings,
+        lsd: &mut LsdSettings,
+        pex: &mut PexSettings,
+    ) {
         if !self.listen.is_empty() {
             net.listen = self.listen;
             net.listen_fallback = false;
         }
         dht.enabled &= !self.no_dht;
         lsd.enabled &= !self.no_lsd;
+        pex.enabled &= !self.no_pex;
         if !self.dht_nodes.is_empty() {
             dht.bootstrap = self.dht_nodes.iter().map(ToString::to_string).collect();
         }

@@ -4,6 +4,7 @@ mod report;
 mod saved;
 
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 
 use clap::Args;
@@ -83,9 +84,6 @@ struct NetworkArgs {
     listen: ListenArgs,
     #[command(flatten)]
     limits: LimitArgs,
-    /// Disable peer exchange.
-    #[arg(long)]
-    no_pex: bool,
     /// Folder for the state of torrents between runs.
     #[arg(long, value_name = "DIR", default_value = ".ecs_torrent")]
     state_dir: PathBuf,
@@ -172,10 +170,12 @@ async fn run(selected: Selected, network: NetworkArgs, screen: Screen) -> Result
     }
     let mut settings = Settings::default();
     settings.session.state_dir = Some(network.state_dir.clone());
-    network
-        .listen
-        .apply(&mut settings.net, &mut settings.dht, &mut settings.lsd);
-    settings.pex.enabled = !network.no_pex;
+    network.listen.apply(
+        &mut settings.net,
+        &mut settings.dht,
+        &mut settings.lsd,
+        &mut settings.pex,
+    );
     network.limits.apply(&mut settings.limits);
     let ways = Ways::of(&settings);
     let mut signals = Signals::new()?;
@@ -257,14 +257,33 @@ async fn find_torrent(source: Source, torrents: &Torrents, reporter: &Reporter) 
         return Ok(source);
     };
     reporter.searching(&link);
-    Ok(named_torrent(&link, torrents).await?.into())
+    let unknown = || reporter.note(UNKNOWN_KEY);
+    Ok(named_torrent(&link, torrents, unknown).await?.into())
 }
 
+/// Time after which the user is notified that nobody knows the torrent of a key yet.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The notice.
+pub(super) const UNKNOWN_KEY: &str = "no node of the DHT knows the torrent of this key yet; the search goes on";
+
 /// Returns the magnet link of the torrent that a link with a public key names now. Waits until a node of the DHT knows
-/// it.
-pub(super) async fn named_torrent(link: &MutableLink, torrents: &Torrents) -> Result<Magnet, CliError> {
-    let named = torrents.dht().next_torrent(link, None, Duration::ZERO).await?;
-    Ok(Magnet::from(named.torrent))
+/// it, and calls `unknown` if that takes long.
+pub(super) async fn named_torrent(
+    link: &MutableLink,
+    torrents: &Torrents,
+    unknown: impl Fn(),
+) -> Result<Magnet, CliError> {
+    let dht = torrents.dht();
+    let mut search = pin!(dht.next_torrent(link, None, Duration::ZERO));
+    let named = tokio::select! {
+        named = &mut search => named,
+        () = tokio::time::sleep(PATIENCE) => {
+            unknown();
+            search.await
+        }
+    };
+    Ok(Magnet::from(named?.torrent))
 }
 
 /// Stops all torrents in order: peers and trackers are notified, and sessions are saved. A signal ends the wait.

@@ -88,6 +88,8 @@ struct Candidate {
     has_connected: bool,
     /// The host that named the address, until a peer at the address has completed its handshake.
     informant: Option<IpAddr>,
+    /// The time at which the address was last named.
+    listed_at: Timestamp,
     /// Nearly all other addresses of the informant had failed when the address was listed.
     is_doubtful: bool,
     flags: CandidateFlags,
@@ -99,6 +101,9 @@ struct Candidate {
 /// Maximum number of failures of an address at which no peer has answered and which only other peers or DHT nodes have
 /// named. Then it is forgotten, and makes room for another.
 const MAX_UNCONFIRMED_FAILURES: u32 = 3;
+
+/// Time for which such an address keeps its place in a full table after it was last named.
+const UNCONFIRMED_TIME: Duration = Duration::from_secs(600);
 
 /// Maximum number of this engine's own addresses that a torrent remembers: those of several interfaces and gateways.
 const MAX_OWN: usize = 16;
@@ -116,6 +121,9 @@ pub struct Candidates {
     elsewhere: BTreeMap<SocketAddr, SocketAddr>,
     counts: CountsBySource,
     informants: Informants,
+    /// Addresses that only other peers or DHT nodes have named and at which no peer has answered, by the time at which
+    /// they were last named.
+    unconfirmed: BTreeSet<(Timestamp, SocketAddr)>,
     /// Addresses at which this engine itself answered.
     own: BTreeSet<SocketAddr>,
 }
@@ -143,17 +151,19 @@ impl Candidates {
     /// User-named addresses have precedence: a new one displaces any idle address that no user named, and a known one
     /// is ready to dial at once, however often it has failed.
     pub fn add(&mut self, peer: impl Into<FoundPeer>, source: CandidateSource, priority: u32, max: usize) -> bool {
-        self.add_from(peer, source, None, priority, max)
+        self.add_from(peer, source, None, Timestamp::NEVER, priority, max)
     }
 
     /// Adds an address like [`Candidates::add`], named by the host `informant`. If the host is a peer or a DHT node, at
     /// most 50 of its addresses are kept at which no peer has answered yet, and they are dialed last if its other
-    /// addresses have failed.
+    /// addresses have failed. In a full table, a new address also displaces one that only peers and DHT nodes have
+    /// named, the last time more than ten minutes before `now`, and at which no peer has answered.
     pub fn add_from(
         &mut self,
         peer: impl Into<FoundPeer>,
         source: CandidateSource,
         informant: Option<IpAddr>,
+        now: Timestamp,
         priority: u32,
         max: usize,
     ) -> bool {
@@ -172,6 +182,7 @@ impl Candidates {
             self.change(address, |candidate| {
                 candidate.flags |= flags;
                 candidate.sources.insert(source);
+                candidate.listed_at = now;
                 if source == CandidateSource::USER {
                     candidate.failures = 0;
                     if candidate.state != State::Busy {
@@ -183,7 +194,7 @@ impl Candidates {
         }
         let informant = informant.filter(|_| source.is_unconfirmed()).map(site);
         let has_room = informant.is_none_or(|informant| self.informants.has_room(informant));
-        if !has_room || (self.table.len() >= max && !self.displace(source)) {
+        if !has_room || (self.table.len() >= max && !self.displace(source, now)) {
             self.count_refused(source, 1);
             return false;
         }
@@ -195,6 +206,7 @@ impl Candidates {
             sources: source.into(),
             has_connected: false,
             informant,
+            listed_at: now,
             is_doubtful: false,
             flags,
             priority,
@@ -325,6 +337,7 @@ impl Candidates {
             return;
         };
         candidate.failures = 0;
+        self.unconfirmed.remove(&(candidate.listed_at, address));
         if let Some(informant) = candidate.informant.take() {
             self.informants.confirm(informant);
         }
@@ -453,6 +466,9 @@ impl Candidates {
             State::Busy => {}
         }
         self.idle_user_count += usize::from(candidate.is_idle_user());
+        if candidate.is_unconfirmed() {
+            self.unconfirmed.insert((candidate.listed_at, address));
+        }
         self.table.insert(address, candidate);
     }
 
@@ -466,6 +482,7 @@ impl Candidates {
             State::Busy => {}
         }
         self.idle_user_count -= usize::from(candidate.is_idle_user());
+        self.unconfirmed.remove(&(candidate.listed_at, address));
     }
 
     fn change(&mut self, address: SocketAddr, change: impl FnOnce(&mut Candidate)) {
@@ -527,8 +544,9 @@ impl Candidates {
     }
 
     /// Forgets the address of a complete peer, or else the failed address with the longest wait, or else the last one
-    /// to dial if it is doubtful. A user-named address may displace any other. False if there is none.
-    fn displace(&mut self, by: CandidateSource) -> bool {
+    /// to dial if it is doubtful, or else one that nobody has confirmed or named for long. A user-named address may
+    /// displace any other. False if there is none.
+    fn displace(&mut self, by: CandidateSource, now: Timestamp) -> bool {
         let candidate = |address: &SocketAddr| self.table.get(address);
         let is_strange = |address: &SocketAddr| candidate(address).is_some_and(|c| !c.is_user_named());
         let has_failed = |address: &SocketAddr| candidate(address).is_some_and(|c| c.failures > 0);
@@ -539,6 +557,13 @@ impl Candidates {
         let last = self.ready.last().filter(|(Reverse(is_user), ..)| !is_user);
         let last = last.filter(|(_, failures, priority, ..)| *failures > 0 || *priority == DialPriority::Doubtful);
         worst = worst.or_else(|| last.map(|(.., address)| address));
+        // Few addresses are being dialed at a time.
+        let is_busy = |address: &SocketAddr| candidate(address).is_some_and(|c| c.state == State::Busy);
+        let mut old = self
+            .unconfirmed
+            .iter()
+            .take_while(|(listed_at, _)| *listed_at + UNCONFIRMED_TIME <= now);
+        worst = worst.or_else(|| old.find(|(_, address)| !is_busy(address)).map(|(_, address)| address));
         if worst.is_none() && by == CandidateSource::USER {
             let ready = self.ready.iter().rev().map(|(.., address)| address);
             let waiting = self.waiting.iter().rev().map(|(_, address)| address);

@@ -60,7 +60,7 @@ pub enum DhtError {
     #[error("the DHT is off")]
     Off,
     /// No node is known to which queries could be sent.
-    #[error("no node of the DHT has answered yet")]
+    #[error("no node of the DHT answers")]
     NoNodes,
     /// The target is the hash of a torrent that is listed here and may not be named in the DHT.
     #[error("{0} is private here: its peers come from its trackers only")]

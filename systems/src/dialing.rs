@@ -113,6 +113,9 @@ pub struct Dialer {
 /// First delay before the address of an evicted connection is tried again. Other addresses come first.
 const EVICTED_BACKOFF: Duration = Duration::from_secs(60);
 
+/// First delay before an address is tried again whose peer violated the protocol.
+const OFFENSE_BACKOFF: Duration = Duration::from_secs(300);
+
 /// First delay before an address is tried again whose peer is already connected, over another address or from its side.
 const DUPLICATE_BACKOFF: Duration = Duration::from_secs(60);
 
@@ -395,6 +398,7 @@ fn retry(reason: &CloseReason, stage: Stage, is_failure: bool, limits: &PeerSett
     let is_refused = stage == Stage::Handshaking && matches!(reason, CloseReason::Remote(_));
     let backoff = match reason {
         CloseReason::Evicted => seconds(limits.reconnect_backoff_s).max(EVICTED_BACKOFF),
+        CloseReason::Wire(_) => seconds(limits.reconnect_backoff_s).max(OFFENSE_BACKOFF),
         CloseReason::Duplicate | CloseReason::OtherAddress(_) => {
             seconds(limits.reconnect_backoff_s).max(DUPLICATE_BACKOFF)
         }
@@ -454,6 +458,7 @@ mod tests {
         assert_eq!(delay(&remote(), 0), seconds(5));
         assert_eq!(delay(&remote(), JITTER_STEPS / 2), Duration::from_millis(5625));
         assert_eq!(delay(&CloseReason::Evicted, 0), EVICTED_BACKOFF);
+        assert_eq!(delay(&CloseReason::Wire(WireError::TooManyChanges), 0), OFFENSE_BACKOFF);
         assert_eq!(delay(&CloseReason::Duplicate, 0), DUPLICATE_BACKOFF);
         assert_eq!(delay(&CloseReason::Stopping, JITTER_STEPS - 1), Duration::ZERO);
         let most = |reason: &CloseReason, stage| retry(reason, stage, false, &limits, 0).max_backoff;

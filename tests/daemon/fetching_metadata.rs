@@ -15,7 +15,7 @@ use ecs_torrent::protocol::peer_id::PeerId;
 use ecs_torrent::protocol::wire::{HANDSHAKE_LEN, Handshake, Message, Reserved};
 use serde_json::{Value, json};
 
-use crate::bed::{Daemon, PATIENCE, succeed, torrent, wait_until};
+use crate::bed::{Daemon, PATIENCE, fail, succeed, torrent, wait_until};
 
 /// Id of `ut_metadata` in messages to the peer.
 const OURS: u8 = 7;
@@ -218,4 +218,31 @@ fn metadata_is_fetched_in_spite_of_kills_pauses_and_stops() {
     }
     let data = fs::read(folder.join("downloads/one.bin")).unwrap();
     assert!(data == fs::read(theirs.join("one.bin")).unwrap());
+}
+
+/// Metadata that has the right hash and is no torrent is not written to a torrent file.
+#[test]
+fn metadata_that_is_no_torrent_is_not_fetched() {
+    let folder = tempfile::tempdir().unwrap();
+    let info = Bytes::from_static(b"d4:name1:xe");
+    let peer = MetadataPeer::start(&info);
+    let link = format!("magnet:?xt=urn:btih:{}", InfoHash(sha1([&info[..]])));
+    let address = peer.address.to_string();
+    let arguments = [
+        "fetch",
+        &link,
+        "-q",
+        "--peer",
+        &address,
+        "--listen",
+        "127.0.0.1:0",
+        "--no-dht",
+        "-o",
+        "x.torrent",
+    ];
+    let answering = thread::spawn(move || peer.accept().answer(&info));
+    let failed = fail(folder.path(), &arguments);
+    answering.join().unwrap();
+    assert!(failed.contains("its metadata cannot be used"), "{failed}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }

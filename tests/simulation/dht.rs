@@ -1,11 +1,12 @@
 //! Torrents whose peers are found in the distributed hash table (BEP 5).
 
-use ecs_torrent::components::commands::{ResumeAll, StopTorrent, TorrentSource, UnfetchedTorrent};
+use ecs_torrent::components::commands::{ResumeAll, StopTorrent, SupplyMetadata, TorrentSource, UnfetchedTorrent};
 use ecs_torrent::components::dht::{DhtError, DhtStats, FindDhtPeers, GetDhtItem, GetDhtStats, PutDhtItem};
 use ecs_torrent::components::hints::LinkHints;
 use ecs_torrent::engine::sim::{Crash, NewNode};
 use ecs_torrent::protocol::dht::items::{Item, mutable_target, public_key};
 use ecs_torrent::protocol::dht::node::NodeStats;
+use ecs_torrent::protocol::hash::{InfoHash, sha1};
 use ecs_torrent::protocol::magnet::MutableLink;
 use ecs_torrent::sim::invariants::{Invariant, InvariantsPlugin, Violation, Violations};
 use ecs_torrent::systems::dht::Dht;
@@ -71,28 +72,24 @@ impl Network {
     }
 
     fn add_magnet_to(&mut self, node: NodeId) {
-        let source = TorrentSource::InfoHash(UnfetchedTorrent {
-            info_hash: self.content.info_hash(),
-            name: None,
-            trackers: vec![],
-            peers: Vec::new(),
-            hints: LinkHints::default(),
-        });
-        let options = AddOptions {
-            root: Some("downloads".into()),
-            ..AddOptions::default()
+        add_unfetched(&mut self.sim, node, self.content.info_hash());
+    }
+
+    /// Adds a torrent to the leecher by a hash whose metadata arrives while the DHT is searched.
+    fn add_magnet_with(&mut self, info: &Bytes) -> InfoHash {
+        let torrent = InfoHash(sha1([&info[..]]));
+        let leecher = self.leecher;
+        add_unfetched(&mut self.sim, leecher, torrent);
+        self.sim.run_for(Duration::from_millis(150));
+        let supply = SupplyMetadata {
+            torrent,
+            info: info.clone(),
+            reply: Reply::ignored(),
         };
-        let world = self.sim.node(node).world_mut();
-        world
-            .resource_mut::<CommandQueue<AddTorrent>>()
-            .0
-            .push_back(AddTorrent {
-                source,
-                options,
-                is_resumed: false,
-                reply: Reply::ignored(),
-            });
-        self.sim.nudge(node);
+        let world = self.sim.node(leecher).world_mut();
+        world.resource_mut::<CommandQueue<SupplyMetadata>>().0.push_back(supply);
+        self.sim.nudge(leecher);
+        torrent
     }
 
     /// Sends a command to the leecher, and waits for its answer.
@@ -144,6 +141,30 @@ impl Network {
             .filter_map(|node| Some(self.stats(node)?.stored_torrents))
             .sum()
     }
+}
+
+/// Adds a torrent to an engine by its hash alone.
+fn add_unfetched(sim: &mut Simulation, node: NodeId, info_hash: InfoHash) {
+    let source = TorrentSource::InfoHash(UnfetchedTorrent {
+        info_hash,
+        name: None,
+        trackers: vec![],
+        peers: Vec::new(),
+        hints: LinkHints::default(),
+    });
+    let options = AddOptions {
+        root: Some("downloads".into()),
+        ..AddOptions::default()
+    };
+    let world = sim.node(node).world_mut();
+    let mut queue = world.resource_mut::<CommandQueue<AddTorrent>>();
+    queue.0.push_back(AddTorrent {
+        source,
+        options,
+        is_resumed: false,
+        reply: Reply::ignored(),
+    });
+    sim.nudge(node);
 }
 
 #[test]
@@ -277,6 +298,53 @@ fn commands_do_not_name_private_torrents() {
         network.sim.restart(leecher);
         assert_eq!(network.send(|reply| FindDhtPeers { torrent, reply }), refused);
     }
+}
+
+/// Metadata that cannot be used may say that the torrent is private (BEP 27). The search in progress ends, so that no
+/// node stores our address, and after a crash there is no other.
+#[test]
+fn unusable_metadata_of_a_private_torrent_ends_its_search() {
+    let info = |is_private: bool| {
+        let private = if is_private { "7:privatei1e" } else { "" };
+        Bytes::from(format!(
+            "d6:lengthi5e4:name1:x12:piece lengthi16384e6:pieces3:abc{private}e"
+        ))
+    };
+    let mut network = Network::of(12, false, true);
+    network.add_magnet_with(&info(true));
+    network.run(20);
+    assert_eq!(network.stored(), 0);
+    let leecher = network.leecher;
+    network.sim.crash(leecher, Crash::Process);
+    network.sim.restart(leecher);
+    assert!(
+        network
+            .send(|reply| ResumeAll {
+                include_stopped: false,
+                reply
+            })
+            .is_ok()
+    );
+    let queries = |network: &mut Network| network.stats(leecher).unwrap().counters.queries_sent;
+    network.run(60);
+    let before = queries(&mut network);
+    network.run(60);
+    assert!(queries(&mut network) - before < 60, "upkeep only");
+    assert_eq!(network.stored(), 0);
+}
+
+/// A torrent that is paused or stopped while it is searched for is not announced.
+#[test]
+fn searches_end_with_their_torrent() {
+    let mut network = Network::of(12, false, true);
+    let torrent = network.content.info_hash();
+    network.add_magnet();
+    network.sim.run_for(Duration::from_millis(150));
+    assert_eq!(network.stats(network.leecher).unwrap().searches, 1);
+    assert!(network.send(|reply| StopTorrent { torrent, reply }).is_ok());
+    network.run(20);
+    assert_eq!(network.stored(), 0);
+    assert_eq!(network.stats(network.leecher).unwrap().searches, 0);
 }
 
 /// Announces are repeated before other nodes forget them, and end with the torrent.

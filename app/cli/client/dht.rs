@@ -368,6 +368,10 @@ fn info_hash(torrent: &str) -> Result<InfoHash, CliError> {
             .map_err(|error: MagnetError| CliError::Usage(error.to_string()))?;
         return Ok(magnet.hashes.primary());
     }
+    // The form of old links.
+    if let Ok(magnet) = format!("magnet:?xt=urn:btih:{torrent}").parse::<Magnet>() {
+        return Ok(magnet.hashes.primary());
+    }
     let parsed = torrent.parse();
     parsed.map_err(|error| CliError::Usage(format!("{}: {error}", printable(torrent))))
 }
@@ -518,7 +522,11 @@ async fn links(args: LinksArgs) -> Result<Outcome, CliError> {
         print_json(&links);
         return Ok(Outcome::Done);
     }
-    for link in links.as_array().into_iter().flatten() {
+    let links = links.as_array().map_or(&[][..], |links| links);
+    if links.is_empty() {
+        say!("no links");
+    }
+    for link in links {
         say!("{}", printable(text(&link["link"])));
         if link["is_downloaded"] == true {
             let torrent = link["info_hash"].as_str().unwrap_or("not found yet");

@@ -104,8 +104,13 @@ impl Reporter {
 
     /// Reports that the torrent of a link is searched for in the DHT.
     pub(super) fn searching(&self, link: &MutableLink) {
+        self.note(&format!("searching the DHT for {link}"));
+    }
+
+    /// Prints a line about a search, unless only errors are wanted.
+    pub(super) fn note(&self, text: &str) {
         if matches!(self.manner, Manner::Bars | Manner::Lines) {
-            self.screen.line(format_args!("searching the DHT for {link}"));
+            self.screen.line(format_args!("{text}"));
         }
     }
 

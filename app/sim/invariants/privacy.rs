@@ -47,9 +47,13 @@ pub(super) fn listen(
     http: Res<HttpPort>,
     clock: Res<Clock>,
     mut violations: ResMut<Violations>,
-    torrents: Query<(&Torrent, &Content)>,
+    torrents: Query<(&Torrent, Option<&Content>)>,
 ) {
-    let private = || torrents.iter().filter(|(_, content)| content.0.info.private);
+    // Metadata that cannot be used may be private too.
+    let is_private = |(torrent, content): &(&Torrent, Option<&Content>)| {
+        content.map_or(torrent.private, |content| content.0.info.private)
+    };
+    let private = || torrents.iter().filter(is_private);
     for request in http.outgoing() {
         let HttpRequest::Get(get) = request else { continue };
         for (torrent, content) in private() {
@@ -77,9 +81,10 @@ pub(super) fn listen(
 
 /// Whether a URL has the host and port of one of the torrent's trackers. Without trackers in the metadata, those of a
 /// magnet link may be right, and so may a tracker whose name is looked up.
-fn is_of_tracker(url: &str, content: &Content) -> bool {
+fn is_of_tracker(url: &str, content: Option<&Content>) -> bool {
     let host = |url: &str| url.split('/').nth(2).unwrap_or_default().to_owned();
-    let mut trackers = content.0.trackers.iter().flatten().map(|url| host(url)).peekable();
+    let trackers = content.into_iter().flat_map(|content| &content.0.trackers);
+    let mut trackers = trackers.flatten().map(|url| host(url)).peekable();
     let wanted = host(url);
     trackers.peek().is_none() || trackers.any(|own| own == wanted || own.parse::<SocketAddr>().is_err())
 }

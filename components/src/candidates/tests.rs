@@ -122,7 +122,40 @@ fn sources_are_counted_with_what_became_of_their_addresses() {
 /// Adds an address that a peer at `by` names.
 fn add_named(candidates: &mut Candidates, by: u8, last: u8) -> bool {
     let by = Some([9, 9, 9, by].into());
-    candidates.add_from(address(last), CandidateSource::PEER_EXCHANGE, by, 100, 1000)
+    candidates.add_from(address(last), CandidateSource::PEER_EXCHANGE, by, at(0), 100, 1000)
+}
+
+/// Addresses that nobody has confirmed or named again for ten minutes keep no newer ones out.
+#[test]
+fn old_unconfirmed_addresses_make_room() {
+    let mut candidates = Candidates::default();
+    let mut add = |candidates: &mut Candidates, last, now| {
+        let by = Some([9, 9, 9, last].into());
+        candidates.add_from(address(last), CandidateSource::PEER_EXCHANGE, by, at(now), 100, 4)
+    };
+    assert!(add(&mut candidates, 3, 0));
+    candidates.take_best(at(0));
+    candidates.forgive(address(3));
+    candidates.release(address(3), at(0), retry(false));
+    assert!(add(&mut candidates, 1, 0) && add(&mut candidates, 2, 0));
+    candidates.add(address(4), CandidateSource::TRACKER, 0, 4);
+    assert!(!add(&mut candidates, 2, 500), "it is named again");
+    assert!(!add(&mut candidates, 10, 599), "all are recent");
+    assert!(add(&mut candidates, 10, 600));
+    let addresses = |candidates: &Candidates| candidates.iter().collect::<Vec<_>>();
+    assert_eq!(
+        addresses(&candidates),
+        [2, 3, 4, 10].map(address),
+        "the oldest made room"
+    );
+    assert!(!add(&mut candidates, 11, 1099) && add(&mut candidates, 11, 1100));
+    assert_eq!(addresses(&candidates), [3, 4, 10, 11].map(address));
+    assert!(add(&mut candidates, 12, 1200) && !add(&mut candidates, 13, 1200));
+    assert_eq!(
+        addresses(&candidates),
+        [3, 4, 11, 12].map(address),
+        "one has answered, one is a tracker's"
+    );
 }
 
 #[test]

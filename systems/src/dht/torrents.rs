@@ -102,7 +102,7 @@ pub(super) struct SearchDue(Entity);
 
 impl DhtParams<'_, '_> {
     /// Queues the torrents that begin to connect to peers, that lack peers, or whose announce is due. Ends searches for
-    /// torrents that turn out to be private.
+    /// torrents that stop to connect, or turn out to be private.
     pub(super) fn queue_torrents(&mut self, dht: &mut Dht, node: &mut Node, inbox: &mut Inbox) {
         let now = self.clock.now();
         for changed in inbox.changed.read() {
@@ -110,24 +110,12 @@ impl DhtParams<'_, '_> {
             if changed.begins_to_connect() {
                 self.take_nodes(&mut dht.entry, node, changed.torrent);
                 self.queue(dht, changed.torrent, false);
+            } else {
+                self.end_needless(dht, node, changed.torrent);
             }
         }
         for known in inbox.known.read() {
-            let Ok((data, allowed, .., mut searched)) = self.torrents.get_mut(known.torrent) else {
-                continue;
-            };
-            if allowed.has(CandidateSource::DHT) {
-                continue;
-            }
-            if let Some(search) = searched.search.take() {
-                node.cancel(search);
-                dht.searches.remove(&search);
-            }
-            let is_for = |target: NodeId| data.hashes.wire_hashes().any(|hash| hash.0 == target.0);
-            for (search, (target, answer)) in dht.answers.extract_if(.., |_, (target, _)| is_for(*target)) {
-                node.cancel(search);
-                answer.refuse(DhtError::TrackersOnly(InfoHash(target.0)));
-            }
+            self.end_needless(dht, node, known.torrent);
         }
         for wanted in inbox.wanted.read() {
             let Ok((.., mut searched)) = self.torrents.get_mut(wanted.torrent) else {
@@ -149,6 +137,29 @@ impl DhtParams<'_, '_> {
                 let lacks_peers = searched.lacks_peers;
                 self.queue(dht, torrent, lacks_peers);
             }
+        }
+    }
+
+    /// Ends the searches for a torrent that may not have any: its own also if it no longer connects to peers, for they
+    /// would announce us.
+    fn end_needless(&mut self, dht: &mut Dht, node: &mut Node, torrent: Entity) {
+        let Ok((data, allowed, lifecycle, .., mut searched)) = self.torrents.get_mut(torrent) else {
+            return;
+        };
+        let is_allowed = allowed.has(CandidateSource::DHT);
+        if !(is_allowed && lifecycle.connects())
+            && let Some(search) = searched.search.take()
+        {
+            node.cancel(search);
+            dht.searches.remove(&search);
+        }
+        if is_allowed {
+            return;
+        }
+        let is_for = |target: NodeId| data.hashes.wire_hashes().any(|hash| hash.0 == target.0);
+        for (search, (target, answer)) in dht.answers.extract_if(.., |_, (target, _)| is_for(*target)) {
+            node.cancel(search);
+            answer.refuse(DhtError::TrackersOnly(InfoHash(target.0)));
         }
     }
 

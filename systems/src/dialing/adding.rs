@@ -153,8 +153,8 @@ pub(super) fn add_candidates(
         for &peer in peers {
             if rules.accepts(message, peer.address, &candidates) {
                 let priority = rules.priority_of(peer.address);
-                let limits = &rules.settings.peers;
-                candidates.add_from(peer, *source, message.informant, priority, limits.max_candidates);
+                let (limits, now) = (&rules.settings.peers, rules.clock.now());
+                candidates.add_from(peer, *source, message.informant, now, priority, limits.max_candidates);
                 // Two complete peers have nothing to exchange.
                 if peer.flags.contains(CandidateFlags::SEED) && lifecycle.is_finished() && !limits.keep_redundant {
                     candidates.defer(peer.address);

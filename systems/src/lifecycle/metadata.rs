@@ -92,6 +92,7 @@ pub(super) fn supply_metadata(
             if says_private(&command.info, &MetainfoLimits::default()) {
                 listed.torrent.private = true;
                 commands.trigger(PrivacyKnown { torrent: entity });
+                listed.state.record_addition();
                 completer.save.write(SaveTorrent { torrent: entity });
             }
             // No other metadata has this hash.
