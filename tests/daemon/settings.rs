@@ -1,8 +1,13 @@
 //! Settings change while a daemon runs, by the API and by the commands.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::bed::{Answer, Daemon, fail, succeed};
+use crate::content::noise;
 
 fn patch(daemon: &Daemon, body: &Value) -> Answer {
     patch_bytes(daemon, body.to_string().as_bytes())
@@ -119,6 +124,69 @@ fn changes_survive_a_kill() {
     assert_eq!(answer["settings"]["limits"]["upload_bytes_per_s"], 50_000);
     assert_eq!(answer["settings"]["uploads"]["slots"], 3);
     assert_eq!(answer["changes"], json!({"storage.disk_threads": 3}));
+}
+
+/// A daemon that is killed at any moment of changes has the last change that it answered, or one that came after it, and
+/// each change whole.
+#[test]
+fn kills_during_changes_lose_none() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let mut daemon = Daemon::start(folder);
+    let mut next = 1;
+    for round in 0..12 {
+        let (sent, answered) = std::thread::scope(|scope| {
+            let daemon = &daemon;
+            let first = next;
+            let changing = scope.spawn(move || {
+                let (mut sent, mut answered) = (first - 1, first - 1);
+                loop {
+                    sent += 1;
+                    let change = json!({"uploads": {"slots": sent}, "limits": {"upload_bytes_per_s": 100_000 + sent}});
+                    match try_patch(daemon, &change) {
+                        Some(status) => assert_eq!(status, 200),
+                        None => return (sent, answered),
+                    }
+                    answered = sent;
+                }
+            });
+            let random = u64::from_le_bytes(noise(9100 + round, 8).try_into().unwrap());
+            std::thread::sleep(std::time::Duration::from_micros((random >> 8) % 60_000));
+            daemon.process.signal(Signal::KILL);
+            changing.join().unwrap()
+        });
+        daemon.kill();
+        daemon = Daemon::start(folder);
+        let settings = daemon.get("/api/v1/settings").json()["settings"].clone();
+        let slots = settings["uploads"]["slots"].as_u64().unwrap();
+        assert!(
+            answered == 0 || (answered..=sent).contains(&slots),
+            "round {round}: {slots}, {answered} was answered and {sent} sent"
+        );
+        if answered > 0 {
+            assert_eq!(
+                settings["limits"]["upload_bytes_per_s"],
+                100_000 + slots,
+                "round {round}"
+            );
+        }
+        next = sent + 1;
+    }
+    assert!(next > 40, "{next} changes");
+}
+
+/// Returns the status of the answer to a change, or `None` if the daemon is killed meanwhile.
+fn try_patch(daemon: &Daemon, change: &Value) -> Option<u16> {
+    let bearer = daemon.bearer();
+    let headers = [("Authorization", bearer.as_str()), ("Content-Type", "application/json")];
+    let request = daemon.head("PATCH", "/api/v1/settings", &headers, change.to_string().as_bytes());
+    let mut stream = TcpStream::connect(daemon.address).ok()?;
+    stream.write_all(&request).ok()?;
+    let mut answer = Vec::new();
+    // A connection that is reset has no answer.
+    let _ = stream.read_to_end(&mut answer);
+    let is_whole = answer.ends_with(b"}") && answer.starts_with(b"HTTP/1.1 ");
+    is_whole.then(|| Answer::read(&answer[..]).status)
 }
 
 /// The alternative limits are switched on, off and to their schedule, which survives a restart.
