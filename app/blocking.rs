@@ -214,6 +214,15 @@ impl BlockingTorrents {
         block_on(self.0.move_files(id, root))
     }
 
+    /// Blocking form of [`Torrents::move_all_files`].
+    pub fn move_all_files(
+        &self,
+        ids: impl IntoIterator<Item = TorrentId>,
+        root: impl Into<PathBuf>,
+    ) -> Vec<(TorrentId, Result<MovedFiles, Error>)> {
+        block_on(self.0.move_all_files(ids, root))
+    }
+
     /// Blocking form of [`Torrents::rename`].
     ///
     /// # Errors
@@ -244,6 +253,14 @@ impl BlockingTorrents {
     /// As [`Torrents::recheck_files`].
     pub fn recheck_files(&self, id: impl Into<TorrentId>, files: FileSelection) -> Result<(), Error> {
         block_on(self.0.recheck_files(id, files))
+    }
+
+    /// Blocking form of [`Torrents::recheck_unverified`].
+    ///
+    /// # Errors
+    /// As [`Torrents::recheck_unverified`].
+    pub fn recheck_unverified(&self, id: impl Into<TorrentId>) -> Result<(), Error> {
+        block_on(self.0.recheck_unverified(id))
     }
 
     /// Blocking form of [`Torrents::pause_all`].

@@ -46,8 +46,10 @@ pub enum Field {
     Corrupt,
     /// Bytes received late, twice or without a request.
     Wasted,
-    /// Bytes that are verified and on the disk.
+    /// Bytes on the disk that are verified, or count as verified without a check (`unverified`).
     Completed,
+    /// Bytes on the disk that count as verified without a check.
+    Unverified,
     /// Bytes of the pieces that have a part of a wanted file.
     Wanted,
     /// Bytes of wanted pieces that are not verified and on the disk.
@@ -107,7 +109,7 @@ pub enum Field {
 
 impl Field {
     /// Every field.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 41] = [
         Self::Name,
         Self::Speed,
         Self::Downloaded,
@@ -122,6 +124,7 @@ impl Field {
         Self::Corrupt,
         Self::Wasted,
         Self::Completed,
+        Self::Unverified,
         Self::Wanted,
         Self::Left,
         Self::Checked,
@@ -171,6 +174,7 @@ impl Field {
             Self::Corrupt => "corrupt",
             Self::Wasted => "wasted",
             Self::Completed => "completed",
+            Self::Unverified => "unverified",
             Self::Wanted => "wanted",
             Self::Left => "left",
             Self::Checked => "checked",
@@ -218,6 +222,7 @@ impl Field {
             Self::Corrupt => map.serialize_entry(name, &stats.corrupt),
             Self::Wasted => map.serialize_entry(name, &stats.wasted),
             Self::Completed => map.serialize_entry(name, &stats.completed),
+            Self::Unverified => map.serialize_entry(name, &stats.unverified),
             Self::Wanted => map.serialize_entry(name, &stats.wanted),
             Self::Left => map.serialize_entry(name, &stats.left),
             Self::Checked => map.serialize_entry(name, &stats.checked),

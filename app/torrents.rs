@@ -29,6 +29,7 @@ use ecs_torrent_engine::backends::net::check_addresses;
 use ecs_torrent_engine::mailbox::{EngineGone, EngineHandle, ReservedPlace};
 use ecs_torrent_protocol::tracker::ScrapeCounts;
 use futures_channel::oneshot;
+use futures_util::{StreamExt, stream};
 use serde::Deserialize;
 
 use crate::error::Error;
@@ -36,6 +37,9 @@ use crate::events::{Events, Subscription};
 use crate::id::TorrentId;
 use crate::selection::{Field, Selection};
 use crate::source::Source;
+
+/// Maximum number of torrents that a call moves at a time. More would only compete for the disks.
+const MOVES_AT_ONCE: usize = 8;
 
 /// Handle to an engine's torrents. It is cheap to clone and works from any thread and any async runtime.
 #[derive(Debug, Clone)]
@@ -452,6 +456,15 @@ impl Torrents {
         self.check(id.into(), CheckScope::Files(files)).await
     }
 
+    /// Checks the data that counts as held without a check, because it was there when the torrent was added with
+    /// [`AddOptions::skip_checking`]; like [`Torrents::recheck`].
+    ///
+    /// # Errors
+    /// As [`Torrents::recheck`]; also [`Error::Recheck`] if there is no such data.
+    pub async fn recheck_unverified(&self, id: impl Into<TorrentId>) -> Result<(), Error> {
+        self.check(id.into(), CheckScope::Unverified).await
+    }
+
     async fn check(&self, id: TorrentId, scope: CheckScope) -> Result<(), Error> {
         let TorrentId(torrent) = id;
         let command = |reply| PauseOrStart::from(RecheckTorrent { torrent, scope, reply });
@@ -484,6 +497,32 @@ impl Torrents {
     pub async fn move_files(&self, id: impl Into<TorrentId>, root: impl Into<PathBuf>) -> Result<MovedFiles, Error> {
         self.place_files(id.into(), Some(root.into()), NewNames::default(), false)
             .await
+    }
+
+    /// Moves the files of several torrents to another download folder, like [`Torrents::move_files`]. Returns each
+    /// torrent with its own result, in the given order: a torrent that cannot be moved does not affect the others.
+    ///
+    /// ```
+    /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
+    /// # setup::run(async |torrents, folder| {
+    /// let id = torrents.download(folder.join("album.torrent")).await?;
+    /// let moved = torrents.move_all_files([id], folder.join("elsewhere")).await;
+    /// assert!(moved.iter().all(|(torrent, result)| *torrent == id && result.is_ok()));
+    /// # Ok(())
+    /// # });
+    /// ```
+    pub async fn move_all_files(
+        &self,
+        ids: impl IntoIterator<Item = TorrentId>,
+        root: impl Into<PathBuf>,
+    ) -> Vec<(TorrentId, Result<MovedFiles, Error>)> {
+        let root = root.into();
+        let one = |id| {
+            let root = root.clone();
+            async move { (id, self.move_files(id, root).await) }
+        };
+        let moves: Vec<_> = ids.into_iter().map(one).collect();
+        stream::iter(moves).buffered(MOVES_AT_ONCE).collect().await
     }
 
     /// Records that a torrent's files are in another folder now: their volume is mounted at another path, or the user

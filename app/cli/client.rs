@@ -67,6 +67,10 @@ Examples:
 The daemon fetches URLs, from the Internet and from the networks of
 api.fetch_from only.
 
+With --skip-checking, `stats HASH --fields unverified` shows how much is not
+hashed yet, and `recheck HASH --unverified` checks it. After a bad piece, all of
+it is checked.
+
 --into helps where an existing file has the torrent's name. Prints the info-hash
 and the name of each torrent.
 
@@ -95,6 +99,10 @@ pub(super) struct AddArgs {
     /// List the torrents as paused: they contact nobody before `start`.
     #[arg(long)]
     paused: bool,
+    /// Take existing files of the right length as complete, without a check. Each piece is hashed before it is first
+    /// sent.
+    #[arg(long)]
+    skip_checking: bool,
     /// Place of the torrents in the queue: `top`, `bottom`, or a number from 1 on.
     #[arg(long, value_name = "PLACE")]
     queue: Option<String>,
@@ -140,11 +148,11 @@ Examples:
 
 Fields:
   name, speed, downloaded, size, info_hash, state, error, progress, uploaded,
-  ratio, eta, corrupt, wasted, completed, wanted, left, checked, pieces,
-  metadata, moving, limits, seeding, limit_reached, labels, category, queue,
-  private, added_at, completed_at, active_at, seconds_active, seconds_seeding,
-  sequential, ends_first, root, peer_count, availability, peers, trackers,
-  sources")]
+  ratio, eta, corrupt, wasted, completed, unverified, wanted, left, checked,
+  pieces, metadata, moving, limits, seeding, limit_reached, labels, category,
+  queue, private, added_at, completed_at, active_at, seconds_active,
+  seconds_seeding, sequential, ends_first, root, peer_count, availability,
+  peers, trackers, sources")]
 pub(super) struct StatsArgs {
     /// Name of the torrent, or the first 4 or more digits of its info-hash.
     hash: String,
@@ -370,8 +378,10 @@ pub(super) async fn add(args: AddArgs) -> Result<Outcome, CliError> {
     args.limits.write(&mut query);
     args.labels.write(&mut query);
     args.seeding.write(&mut query);
-    if args.paused {
-        query.append_pair("paused", "true");
+    for (name, is_set) in [("paused", args.paused), ("skip_checking", args.skip_checking)] {
+        if is_set {
+            query.append_pair(name, "true");
+        }
     }
     if let Some(place) = &args.queue {
         query.append_pair("queue", place);

@@ -21,7 +21,7 @@ use crate::folders::check_writable;
 use crate::{AddError, AddOptions, Error, Source, TorrentId};
 
 /// The options of an add, in the query or in a body of JSON or of a form.
-const OPTIONS: [&str; 19] = [
+const OPTIONS: [&str; 20] = [
     "root",
     "into",
     "name",
@@ -41,7 +41,11 @@ const OPTIONS: [&str; 19] = [
     "category",
     "paused",
     "queue",
+    SKIP_CHECKING,
 ];
+
+/// The option that has no effect on a torrent whose files were examined already.
+const SKIP_CHECKING: &str = "skip_checking";
 
 /// The options that are numbers in a body of JSON.
 const NUMBERS: [&str; 6] = [
@@ -112,9 +116,13 @@ pub(super) async fn add(
         None => None,
     };
     refuse_if_stopping(&shared)?;
+    let mut is_examined = false;
     let listed = match examined.info_hash {
         Some(hash) => match shared.torrents.stats(hash).await {
-            Ok(_) => vec![hash.into()],
+            Ok(stats) => {
+                is_examined = stats.size.is_some();
+                vec![hash.into()]
+            }
             Err(Error::TorrentNotFound(_)) => Vec::new(),
             Err(error) => return Err(error.into()),
         },
@@ -129,6 +137,7 @@ pub(super) async fn add(
         let chosen = (placed_by.map(|parameter| (parameter, root)), query.one("name"));
         let mut ignored = ignored(&shared, id, chosen).await?;
         ignored.extend(FOR_NEW.into_iter().filter(|name| query.one(name).is_some()));
+        ignored.extend((is_examined && query.flag(SKIP_CHECKING)?).then_some(SKIP_CHECKING));
         if !ignored.is_empty() {
             answer["ignored"] = ignored.into();
         }
@@ -341,6 +350,7 @@ impl Chosen {
             limits: limits::given(query)?,
             labels,
             paused: query.flag("paused")?,
+            skip_checking: query.flag(SKIP_CHECKING)?,
             queue: queue::given(query)?,
             seeding: limits::seeding_given(query)?,
             order: PieceOrder {

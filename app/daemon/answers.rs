@@ -208,6 +208,7 @@ impl From<Error> for Refusal {
                 Self::of("add", StatusCode::BAD_REQUEST, text)
             }
             Error::Recheck(RecheckError::NothingSelected(_)) => Self::of("files", StatusCode::BAD_REQUEST, text),
+            Error::Recheck(RecheckError::Verified(_)) => Self::of("unverified", StatusCode::CONFLICT, text),
             Error::Recheck(RecheckError::Running(_)) => Self::new(StatusCode::CONFLICT, text),
             Error::Recheck(RecheckError::NoMetadata(_)) => Self::conflict(ErrorCode::MetadataUnknown, text),
             Error::Move(MoveError::Running(_) | MoveError::Interrupted(_)) => Self::new(StatusCode::CONFLICT, text),

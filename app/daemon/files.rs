@@ -65,6 +65,7 @@ pub(super) async fn set(
 pub(super) struct Recheck {
     files: Option<String>,
     select: Vec<String>,
+    unverified: bool,
 }
 
 /// Checks data of a torrent again. The answer comes when the check is durable.
@@ -73,13 +74,18 @@ pub(super) async fn recheck(
     NamedTorrent(hash): NamedTorrent,
     OptionalJsonBody(wanted): OptionalJsonBody<Recheck>,
 ) -> Result<StatusCode, Refusal> {
-    let Recheck { files, select } = wanted.unwrap_or_default();
-    let globs = select.iter().map(String::as_str);
-    match files.is_none() && select.is_empty() {
-        true => shared.torrents.recheck(hash).await?,
-        false => {
-            let selection = selection(files.as_deref(), globs)?;
+    let wanted = wanted.unwrap_or_default();
+    let globs = wanted.select.iter().map(String::as_str);
+    match (wanted.files.is_some() || !wanted.select.is_empty(), wanted.unverified) {
+        (false, false) => shared.torrents.recheck(hash).await?,
+        (false, true) => shared.torrents.recheck_unverified(hash).await?,
+        (true, false) => {
+            let selection = selection(wanted.files.as_deref(), globs)?;
             shared.torrents.recheck_files(hash, selection).await?;
+        }
+        (true, true) => {
+            let why = "unverified: not together with files or select";
+            return Err(Refusal::of("unverified", StatusCode::BAD_REQUEST, why));
         }
     }
     Ok(StatusCode::NO_CONTENT)

@@ -294,6 +294,7 @@ pub(super) mod samples {
             wasted: 0,
             size: Some(100),
             completed: 0,
+            unverified: 0,
             wanted: Some(100),
             left: Some(100),
             checked: 0,

@@ -1,7 +1,7 @@
 //! Moves of a torrent's files, and new names for them.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use axum::Json;
 use axum::extract::State;
@@ -10,9 +10,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::answers::{Refusal, kept_files};
-use super::requests::{JsonBody, NamedTorrent};
+use super::requests::{JsonBody, NamedTorrent, NoParameters};
 use super::{Shared, adding};
-use crate::{MovedFiles, NewNames};
+use crate::{InfoHash, MovedFiles, NewNames, TorrentId};
 
 /// The new place of a torrent's files.
 #[derive(Debug, Deserialize)]
@@ -36,8 +36,7 @@ pub(super) async fn move_files(
     JsonBody(Move { root, is_to_move }): JsonBody<Move>,
 ) -> Result<Json<Value>, Refusal> {
     adding::refuse_if_stopping(&shared)?;
-    let root = shared.roots.find(&root);
-    let root = root.map_err(|error| Refusal::of("root", StatusCode::FORBIDDEN, error))?;
+    let root = find_root(&shared, &root)?;
     let moved = if is_to_move {
         shared.torrents.move_files(hash, root).await?
     } else {
@@ -56,6 +55,53 @@ fn answer(moved: &MovedFiles) -> Json<Value> {
         "kept": kept_files(&moved.kept),
         "kept_count": moved.kept_count,
     }))
+}
+
+/// The new place of the files of several torrents.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MoveAll {
+    root: PathBuf,
+    hashes: Vec<String>,
+}
+
+/// Moves the files of several torrents. The answer comes when all moves have ended, with the result of each.
+pub(super) async fn move_all(
+    State(shared): State<Shared>,
+    _: NoParameters,
+    JsonBody(MoveAll { root, hashes }): JsonBody<MoveAll>,
+) -> Result<Json<Value>, Refusal> {
+    adding::refuse_if_stopping(&shared)?;
+    let bad = |why: String| Refusal::of("hashes", StatusCode::BAD_REQUEST, why);
+    let parse = |hash: &String| {
+        hash.parse::<InfoHash>()
+            .map_err(|error| bad(format!("{hash}: {error}")))
+    };
+    let hashes = hashes.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+    if hashes.is_empty() {
+        return Err(bad("no torrent is named".to_owned()));
+    }
+    if hashes.iter().collect::<BTreeSet<_>>().len() < hashes.len() {
+        return Err(bad("a torrent is named twice".to_owned()));
+    }
+    let root = find_root(&shared, &root)?;
+    let ids = hashes.into_iter().map(TorrentId::from);
+    let moved = shared.torrents.move_all_files(ids, root).await;
+    let results = moved.into_iter().map(|(id, result)| {
+        let mut result = match result {
+            Ok(moved) => answer(&moved).0,
+            Err(error) => json!(Refusal::from(error)),
+        };
+        result["info_hash"] = id.to_string().into();
+        result
+    });
+    Ok(Json(json!({"results": results.collect::<Vec<Value>>()})))
+}
+
+/// Returns the folder that a client means, if the daemon may use it.
+fn find_root(shared: &Shared, root: &Path) -> Result<PathBuf, Refusal> {
+    let root = shared.roots.find(root);
+    root.map_err(|error| Refusal::of("root", StatusCode::FORBIDDEN, error))
 }
 
 /// New names of a torrent's files.

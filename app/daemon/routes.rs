@@ -160,6 +160,7 @@ fn table() -> Vec<Route> {
         route("get", "/metrics", Token, compressed(routing::get(metrics::metrics))),
         route("post", "/api/v1/shutdown", Token, routing::post(shutdown)),
         route("post", "/api/v1/pause", Token, routing::post(pause_all)),
+        route("post", "/api/v1/move", Token, routing::post(moving::move_all)),
         route("post", "/api/v1/start", Token, routing::post(start_all)),
         route("post", "/api/v1/stop", Token, routing::post(stop_all)),
         route("post", "/api/v1/resume", Token, routing::post(resume_all)),

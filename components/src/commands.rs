@@ -167,6 +167,10 @@ pub struct AddOptions {
     pub queue: Option<QueueMove>,
     /// Peers to connect to, in addition to those from trackers.
     pub peers: Vec<SocketAddr>,
+    /// Existing files of the right length count as complete without a check, if the torrent has no saved state. The
+    /// statistics count their bytes as unverified. Each of their pieces is hashed before it is first sent to a peer or
+    /// a reader; after a bad one, all of them are checked.
+    pub skip_checking: bool,
     /// Fail the torrent if its data is incomplete, instead of downloading the missing pieces.
     pub require_complete: bool,
 }
@@ -572,6 +576,8 @@ pub enum CheckScope {
     All,
     /// The pieces that have bytes of the selected files.
     Files(FileSelection),
+    /// The pieces that are held without a check.
+    Unverified,
 }
 
 /// Checks data of a torrent again: no piece of it counts as held before it is hashed. The torrent leaves its peers and
@@ -597,6 +603,9 @@ pub enum RecheckError {
     /// Data of the torrent is being checked already.
     #[error("{0} is being checked already")]
     Running(Arc<str>),
+    /// No piece is held without a check.
+    #[error("{0} is not checked: all that it holds is verified")]
+    Verified(Arc<str>),
     /// The selected files have no data, or the torrent has none of them.
     #[error("{0} is not checked: none of its files that have data is selected")]
     NothingSelected(Arc<str>),
@@ -613,7 +622,8 @@ pub enum RecheckError {
 /// name; otherwise it is copied, verified and synced. Then the session names the new place, and after that the files
 /// are deleted at the old one, except those that the torrent did not create. So a kill at any moment leaves the whole
 /// data at one of the two places, and the next run ends the move. A pause or a stop interrupts the move until the next
-/// start. A move to the place where the files are ends an unfinished move by undoing it. Sent as a [`PauseOrStart`].
+/// start. A move to the place where the files are ends an unfinished move by undoing it. Of a torrent whose metadata is
+/// not known, only the download folder changes. Sent as a [`PauseOrStart`].
 #[derive(Debug)]
 pub struct MoveTorrent {
     /// The torrent.
@@ -658,8 +668,8 @@ pub enum MoveError {
         /// The name and the reason.
         error: NameError,
     },
-    /// The metadata of the torrent is not known, and so there is nothing to move.
-    #[error("{0} has no files to move: its metadata is not known yet")]
+    /// The metadata of the torrent is not known, and so there are no files to rename.
+    #[error("{0} has no files to rename: its metadata is not known yet")]
     NoMetadata(Arc<str>),
     /// The new folder lies in the torrent's own folder.
     #[error("{name} is not moved: {} is in its own folder", root.display())]

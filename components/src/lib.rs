@@ -17,6 +17,7 @@
 //! | [`tick_times`] | durations of ticks |
 //! | [`candidates`], [`bans`], [`reaper`] | peers to connect to, banned peers, and entities to despawn |
 //! | [`wanted`], [`selection`] | the files that the user wants, and the pieces that follow |
+//! | [`unverified`] | pieces that are held without a check |
 //! | [`work_list`] | lists of entities with work to do |
 //! | [`queue`] | positions of torrents in the queue |
 //! | [`readers`] | readers of files, and the pieces that they need next |
@@ -61,6 +62,7 @@ pub mod super_seeding;
 pub mod tick_times;
 pub mod torrent;
 pub mod tracker;
+pub mod unverified;
 pub mod wanted;
 pub mod week;
 pub mod work_list;

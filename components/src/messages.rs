@@ -341,6 +341,14 @@ pub struct LimitsGiven {
     pub limits: TransferLimits,
 }
 
+/// A torrent was added by a user who wants to skip the check of existing data. An event for observers.
+#[derive(EntityEvent, Debug, Clone, Copy)]
+pub struct CheckSkipped {
+    /// The torrent.
+    #[event_target]
+    pub torrent: Entity,
+}
+
 /// A torrent was added with seeding limits of its own. An event for observers.
 #[derive(EntityEvent, Debug, Clone)]
 pub struct SeedingGiven {
@@ -399,6 +407,15 @@ pub struct PieceStored {
     pub index: u32,
     /// The piece's length in bytes.
     pub len: u32,
+}
+
+/// A piece that was held without a check is verified; it may be served now.
+#[derive(Message, Debug, Clone)]
+pub struct PieceConfirmed {
+    /// The torrent.
+    pub torrent: Entity,
+    /// The piece's index.
+    pub piece: u32,
 }
 
 /// All bytes of a block have left for a peer: the system has taken them.

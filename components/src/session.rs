@@ -177,6 +177,12 @@ pub struct Session {
     /// The pieces to which this check is limited; empty for all.
     #[serde(default, skip_serializing_if = "Runs::is_empty")]
     pub recheck_pieces: Runs,
+    /// Held pieces that were never hashed.
+    #[serde(default, skip_serializing_if = "Runs::is_empty")]
+    pub unverified: Runs,
+    /// The files are not examined yet, and existing ones of the right length count as complete then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub skip_checking: bool,
     /// The move of the torrent's files that has not ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moving: Option<Box<SavedMove>>,
@@ -627,6 +633,8 @@ impl Session {
             stopped: false,
             recheck: false,
             recheck_pieces: Runs::default(),
+            unverified: Runs::default(),
+            skip_checking: false,
             moving: None,
             limits: TransferLimits::default(),
             labels: Vec::new(),

@@ -56,8 +56,12 @@ pub struct TorrentStats {
     pub wasted: u64,
     /// Size of all files in bytes. `None` while the metadata is not known.
     pub size: Option<u64>,
-    /// Number of verified bytes on the disk.
+    /// Number of bytes on the disk that are verified, or count as verified without a check
+    /// ([`unverified`](Self::unverified)).
     pub completed: u64,
+    /// Number of these bytes that were never hashed, because the user skipped the check. They are hashed before they
+    /// are first sent to anybody.
+    pub unverified: u64,
     /// Size in bytes of all pieces that have a part of a wanted file. `None` while the metadata is not known.
     pub wanted: Option<u64>,
     /// Number of bytes of wanted pieces that are not verified and on the disk. `None` while the metadata is not known.

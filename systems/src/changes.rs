@@ -14,7 +14,7 @@ use ecs_torrent_components::labels::Labels;
 use ecs_torrent_components::lifecycle::Lifecycle;
 use ecs_torrent_components::messages::{
     BlockAccepted, BlockSent, BlockWasted, LifecycleChanged, MetadataKnown, PeerConnected, PeerDisconnected,
-    PieceRejected, PieceStored, PiecesKnown, PlaceChanged, WantedChanged,
+    PieceConfirmed, PieceRejected, PieceStored, PiecesKnown, PlaceChanged, WantedChanged,
 };
 use ecs_torrent_components::queue::SlowTransfer;
 use ecs_torrent_components::rate_limit::TransferLimits;
@@ -240,6 +240,7 @@ struct ChangeMessages<'w, 's> {
     found: MessageReader<'w, 's, PiecesKnown>,
     wanted: MessageReader<'w, 's, WantedChanged>,
     stored: MessageReader<'w, 's, PieceStored>,
+    confirmed: MessageReader<'w, 's, PieceConfirmed>,
     rejected: MessageReader<'w, 's, PieceRejected>,
     wasted: MessageReader<'w, 's, BlockWasted>,
     accepted: MessageReader<'w, 's, BlockAccepted>,
@@ -255,6 +256,7 @@ impl ChangeMessages<'_, '_> {
             && self.found.is_empty()
             && self.wanted.is_empty()
             && self.stored.is_empty()
+            && self.confirmed.is_empty()
             && self.rejected.is_empty()
             && self.wasted.is_empty()
             && self.accepted.is_empty()
@@ -286,6 +288,7 @@ fn log_changes(
     let found = messages.found.read().map(|message| message.torrent);
     let wanted = messages.wanted.read().map(|message| message.torrent);
     let stored = messages.stored.read().map(|message| message.torrent);
+    let confirmed = messages.confirmed.read().map(|message| message.torrent);
     let rejected = messages.rejected.read().map(|message| message.torrent);
     let wasted = messages.wasted.read().map(|message| message.torrent);
     let connected = messages.connected.read().map(|message| message.torrent);
@@ -294,6 +297,7 @@ fn log_changes(
         .chain(found)
         .chain(wanted)
         .chain(stored)
+        .chain(confirmed)
         .chain(rejected)
         .chain(wasted);
     for torrent in without_runs(changed.chain(connected).chain(disconnected)) {

@@ -61,6 +61,7 @@ pub mod suggesting;
 mod testing;
 pub mod timeouts;
 pub mod trackers;
+pub mod unverified;
 pub mod uploading;
 pub mod verification;
 
@@ -109,6 +110,7 @@ impl PluginGroup for TorrentPlugins {
             .add(verification::VerificationPlugin)
             .add(smart_ban::SmartBanPlugin)
             .add(checking::CheckingPlugin)
+            .add(unverified::UnverifiedPlugin)
             .add(storage::StoragePlugin)
             .add(having::HavingPlugin)
             .add(ownership::OwnershipPlugin)
@@ -189,6 +191,8 @@ pub enum VerifySet {
     Blame,
     /// Checks existing data.
     Check,
+    /// Verifies pieces that are held without a check, before they are read.
+    Unverified,
     /// Submits full pieces for hashing.
     Submit,
 }
@@ -216,6 +220,8 @@ pub enum AnnounceSet {
     Privacy,
     /// Sets bits in the have bitfield and broadcasts `Have`.
     Have,
+    /// Records which held pieces are not verified.
+    Unverified,
     /// Derives the states of torrents.
     Lifecycle,
     /// Sends updates to the peers of newly complete torrents.
@@ -318,8 +324,9 @@ impl Plugin for OrderPlugin {
                 .chain()
                 .in_set(TickSet::Assemble),
         );
-        use VerifySet::{Blame, Check, Collect, Submit};
-        app.configure_sets(Tick, (Collect, Blame, Check, Submit).chain().in_set(TickSet::Verify));
+        use VerifySet::{Blame, Check, Collect, Submit, Unverified};
+        let verify = (Collect, Blame, Check, Unverified, Submit);
+        app.configure_sets(Tick, verify.chain().in_set(TickSet::Verify));
         order_announce(app);
         use DecideSet::{
             Availability, Choking, Dht, Dialing, Disconnect, Discovery, Extensions, Following, Lifecycle, LinkedPeers,
@@ -361,10 +368,10 @@ impl Plugin for OrderPlugin {
 fn order_announce(app: &mut App) {
     use AnnounceSet::{
         Begin, Completion, Files, Have, Labels, Lifecycle, Limits, Ownership, Prepare, Privacy, Queue, SeedingLimits,
-        Trackers,
+        Trackers, Unverified,
     };
     let changes = (Files, Limits, SeedingLimits, Labels, Queue).chain();
-    let states = (Prepare, Privacy, Have, Lifecycle).chain();
+    let states = (Prepare, Privacy, Have, Unverified, Lifecycle).chain();
     app.configure_sets(
         Tick,
         (Ownership, Begin, changes, states, Completion, Trackers)

@@ -21,7 +21,9 @@ use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{CommandQueue, Reply, TorrentNotFound};
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::lifecycle::Readiness;
-use ecs_torrent_components::messages::{FailTorrent, LifecycleChanged, PieceStored, PiecesKnown, WantedChanged};
+use ecs_torrent_components::messages::{
+    FailTorrent, LifecycleChanged, PieceConfirmed, PieceStored, PiecesKnown, WantedChanged,
+};
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::rate::Rate;
 use ecs_torrent_components::readers::{
@@ -29,6 +31,7 @@ use ecs_torrent_components::readers::{
 };
 use ecs_torrent_components::settings::{ReaderSettings, Settings, seconds};
 use ecs_torrent_components::torrent::{Content, Have, Lifecycle, Storage, Torrent, TorrentIndex};
+use ecs_torrent_components::unverified::{Unverified, VerifyRequest, VerifyRequests, is_unverified};
 use ecs_torrent_components::wanted::{FileChoice, WantedPieces, is_skipped};
 use ecs_torrent_engine::jobs::Jobs;
 use ecs_torrent_engine::port::Purpose;
@@ -211,6 +214,7 @@ impl Reader {
 struct Pieces<'a> {
     geometry: &'a Geometry,
     have: &'a Bitfield,
+    unverified: Option<&'a Unverified>,
     wanted: Option<&'a WantedPieces>,
 }
 
@@ -219,12 +223,12 @@ impl Pieces<'_> {
         self.wanted.is_none_or(|wanted| wanted.is_wanted(piece))
     }
 
-    /// Returns the end of the held bytes from `bytes.start` on, at most `bytes.end`.
-    fn held_until(&self, bytes: Range<u64>) -> u64 {
+    /// Returns the end of the verified bytes from `bytes.start` on, at most `bytes.end`.
+    fn verified_until(&self, bytes: Range<u64>) -> u64 {
         let missing = self
             .geometry
             .pieces_of(bytes.clone())
-            .find(|piece| !self.have.contains(*piece));
+            .find(|piece| !self.have.contains(*piece) || is_unverified(self.unverified, *piece));
         missing.map_or(bytes.end, |missing| {
             self.geometry.piece_offset(missing).max(bytes.start)
         })
@@ -247,11 +251,18 @@ impl Reader {
         }
     }
 
-    /// Takes the waiting read, if its first byte is held and the disk does not read for this reader already. Returns
-    /// the bytes to read.
+    /// Returns the piece of the waiting read's first byte, if it is held without a check.
+    fn unverified_piece(&self, pieces: &Pieces) -> Option<u32> {
+        let AwaitedRead { offset, .. } = *self.waiting.as_ref()?;
+        let piece = pieces.geometry.pieces_of(offset..offset + 1).next()?;
+        is_unverified(pieces.unverified, piece).then_some(piece)
+    }
+
+    /// Takes the waiting read, if its first byte is verified and the disk does not read for this reader already.
+    /// Returns the bytes to read.
     fn next_read(&mut self, pieces: &Pieces) -> Option<(Span, ReadReply)> {
         let AwaitedRead { offset, len, .. } = *self.waiting.as_ref().filter(|_| !self.is_reading)?;
-        let end = pieces.held_until(offset..(offset + u64::from(len)).min(self.bytes.end));
+        let end = pieces.verified_until(offset..(offset + u64::from(len)).min(self.bytes.end));
         // At most `len` bytes.
         let len = u32::try_from(end - offset).ok().filter(|len| *len > 0)?;
         self.is_reading = true;
@@ -289,13 +300,18 @@ type Read = (
     Option<&'static Content>,
     Option<&'static Have>,
     Option<&'static Storage>,
-    (Option<&'static FileChoice>, Option<&'static WantedPieces>),
+    (
+        Option<&'static FileChoice>,
+        Option<&'static WantedPieces>,
+        Option<&'static Unverified>,
+    ),
 );
 
 /// The messages after which readers are examined.
 #[derive(SystemParam)]
 struct Changes<'w, 's> {
     stored: MessageReader<'w, 's, PieceStored>,
+    confirmed: MessageReader<'w, 's, PieceConfirmed>,
     known: MessageReader<'w, 's, PiecesKnown>,
     wanted: MessageReader<'w, 's, WantedChanged>,
     lifecycle: MessageReader<'w, 's, LifecycleChanged>,
@@ -305,10 +321,11 @@ impl Changes<'_, '_> {
     /// Returns the changed torrents that have readers.
     fn torrents(&mut self, readers: &Readers) -> Vec<Entity> {
         let stored = self.stored.read().map(|stored| stored.torrent);
+        let confirmed = self.confirmed.read().map(|confirmed| confirmed.torrent);
         let known = self.known.read().map(|known| known.torrent);
         let wanted = self.wanted.read().map(|wanted| wanted.torrent);
         let lifecycle = self.lifecycle.read().map(|changed| changed.torrent);
-        let changed = stored.chain(known).chain(wanted).chain(lifecycle);
+        let changed = stored.chain(confirmed).chain(known).chain(wanted).chain(lifecycle);
         changed
             .filter(|torrent| readers.by_torrent.contains_key(torrent))
             .collect()
@@ -327,6 +344,7 @@ struct ReaderParams<'w, 's> {
     readers: ResMut<'w, Readers>,
     disk: ResMut<'w, DiskPort>,
     supply: ResMut<'w, Supply>,
+    verify: ResMut<'w, VerifyRequests>,
     failed: MessageWriter<'w, FailTorrent>,
     torrents: Query<'w, 's, Read>,
     deadlines: Query<'w, 's, &'static PieceDeadlines>,
@@ -380,7 +398,7 @@ impl ReaderParams<'_, '_> {
             .index
             .get(hash)
             .and_then(|entity| Some((entity, self.torrents.get(entity).ok()?)));
-        let Some((entity, (torrent, lifecycle, _, content, have, _, (choice, _)))) = listed else {
+        let Some((entity, (torrent, lifecycle, _, content, have, _, (choice, ..)))) = listed else {
             return Err(TorrentNotFound(hash).into());
         };
         let name = torrent.name.clone();
@@ -546,15 +564,29 @@ impl ReaderParams<'_, '_> {
             let Some(reader) = open.get_mut(&id).filter(|reader| reader.ended.is_none()) else {
                 continue;
             };
-            let Ok((_, lifecycle, readiness, Some(content), Some(have), storage, (_, wanted))) = found else {
+            let Ok((_, lifecycle, readiness, Some(content), Some(have), storage, (_, wanted, unverified))) = found
+            else {
                 reader.end(TorrentNotFound(reader.hash).into());
                 continue;
             };
             let geometry = &content.0.info.geometry;
-            let pieces = Pieces { geometry, have, wanted };
+            let pieces = Pieces {
+                geometry,
+                have,
+                unverified,
+                wanted,
+            };
             if let Err(error) = refuse_ended(lifecycle, &reader.name).and_then(|()| reader.refuse_unwanted(&pieces)) {
                 reader.end(error);
                 continue;
+            }
+            if let Some(piece) = reader.unverified_piece(&pieces) {
+                self.verify.0.push(VerifyRequest {
+                    torrent: entity,
+                    piece,
+                    peer: None,
+                });
+                self.wakeup.at(now);
             }
             if let Some(storage) = storage.filter(|_| *readiness == Readiness::Ready)
                 && let Some((span, reply)) = reader.next_read(&pieces)

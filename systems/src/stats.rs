@@ -23,6 +23,7 @@ use ecs_torrent_components::torrent::{
     TorrentRates,
 };
 use ecs_torrent_components::tracker::{Tracker, TrackerStatus, TrackerTiers};
+use ecs_torrent_components::unverified::Unverified;
 use ecs_torrent_components::wanted::{FileChoice, WantedPieces, unneeded};
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::bitfield::Bitfield;
@@ -95,7 +96,11 @@ type TorrentData = (
         Option<&'static SeedingTime>,
         (Option<&'static QueueOrder>, Has<ForcedStart>, Has<SlowTransfer>),
     ),
-    (Option<&'static Check>, Option<&'static Moving>),
+    (
+        Option<&'static Check>,
+        Option<&'static Moving>,
+        Option<&'static Unverified>,
+    ),
     Option<&'static MetadataFetch>,
     Option<&'static TorrentPeers>,
 );
@@ -170,7 +175,7 @@ impl StatsParams<'_, '_> {
             sizes,
             (wanted, choice, limits, labels),
             (seeding, record, seeding_time, (order_in_queue, forced, slow)),
-            (check, moving),
+            (check, moving, unverified),
             fetch,
             peers,
         ) = self.torrents.get(entity).ok()?;
@@ -194,12 +199,10 @@ impl StatsParams<'_, '_> {
             wasted: counters.wasted + counters.dropped,
             size: sizes.map(|(layout, _)| layout.0.pieces_size()),
             completed: sizes.map_or(0, |(layout, have)| layout.0.size_of(have)),
+            unverified: unverified_size(sizes, unverified),
             wanted: sizes.map(|(layout, _)| wanted_size(&layout.0, wanted)),
             left: sizes.map(|(layout, have)| layout.0.pieces_size() - layout.0.size_of(unneeded(have, wanted))),
-            checked: sizes.zip(check).map_or(0, |((layout, _), check)| {
-                let checked = u64::from(check.checked_count()) * u64::from(layout.0.piece_length());
-                checked.min(layout.0.pieces_size())
-            }),
+            checked: checked_size(sizes, check),
             moving: moving.map(MoveStats::from),
             pieces: sizes.map(|(Layout(geometry), have)| PieceCounts {
                 total: geometry.piece_count(),
@@ -288,6 +291,26 @@ impl StatsParams<'_, '_> {
             failures: route.failures,
         })
     }
+}
+
+/// A torrent's sizes and held pieces, once the metadata is known.
+type Sizes<'t> = Option<(&'t Layout, &'t Have)>;
+
+/// Returns the number of bytes that a check has hashed, or did not need to hash.
+fn checked_size(sizes: Sizes<'_>, check: Option<&Check>) -> u64 {
+    let Some(((Layout(geometry), _), check)) = sizes.zip(check) else {
+        return 0;
+    };
+    let checked = u64::from(check.checked_count()) * u64::from(geometry.piece_length());
+    checked.min(geometry.pieces_size())
+}
+
+/// Returns the number of bytes that are held without a check.
+fn unverified_size(sizes: Sizes<'_>, unverified: Option<&Unverified>) -> u64 {
+    let found = sizes.zip(unverified);
+    found.map_or(0, |((Layout(geometry), _), Unverified(pieces))| {
+        geometry.size_of(pieces)
+    })
 }
 
 /// Returns how much of the metadata has arrived.

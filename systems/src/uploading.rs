@@ -13,6 +13,7 @@ use ecs_torrent_components::rate_limit::RateLimits;
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::{Settings, UploadSettings};
 use ecs_torrent_components::torrent::{Have, Layout, Lifecycle, PeerOf, Storage};
+use ecs_torrent_components::unverified::{Unverified, VerifyRequest, VerifyRequests, is_unverified};
 use ecs_torrent_engine::jobs::Jobs;
 use ecs_torrent_engine::port::Purpose;
 use ecs_torrent_engine::ports::DiskPort;
@@ -181,7 +182,8 @@ struct ReadParams<'w, 's> {
     limits: ResMut<'w, RateLimits>,
     clock: Res<'w, Clock>,
     wakeup: Res<'w, Wakeup>,
-    torrents: Query<'w, 's, (&'static Layout, &'static Storage)>,
+    torrents: Query<'w, 's, (&'static Layout, &'static Storage, Option<&'static Unverified>)>,
+    verify: ResMut<'w, VerifyRequests>,
     limited: ResMut<'w, LimitedUploads>,
     buckets: Query<'w, 's, &'static mut TorrentBuckets>,
 }
@@ -213,8 +215,8 @@ fn read_blocks(mut counter: ReadParams, mut serve: ResMut<ServeQueue>, mut peers
         let Some(most) = counter.own_portion(peer, of.0, &mut uploads, most) else {
             continue;
         };
-        counter.read_next(peer, of.0, &mut uploads, most);
-        if !uploads.waiting.is_empty() {
+        let is_reading = counter.read_next(peer, of.0, &mut uploads, most);
+        if is_reading && !uploads.waiting.is_empty() {
             // This peer continues after every other peer has had a turn.
             serve.add(peer, &mut uploads);
         }
@@ -272,14 +274,25 @@ impl ReadParams<'_, '_> {
     }
 
     /// Starts one read for adjacent requests at the front of the queue: the first, and as many more as fit in `most`
-    /// bytes.
-    fn read_next(&mut self, peer: Entity, torrent: Entity, uploads: &mut UploadQueue, most: u32) {
-        let Ok((Layout(geometry), storage)) = self.torrents.get(torrent) else {
+    /// bytes. Returns false if there is none, because the first piece has to be verified before; the peer comes back
+    /// then.
+    fn read_next(&mut self, peer: Entity, torrent: Entity, uploads: &mut UploadQueue, most: u32) -> bool {
+        let Ok((Layout(geometry), storage, unverified)) = self.torrents.get(torrent) else {
             uploads.waiting.clear();
-            return;
+            return false;
         };
-        let Some((span, requests)) = take_adjacent(&mut uploads.waiting, geometry, most) else {
-            return;
+        let doubtful = |request: &BlockRequest| is_unverified(unverified, request.piece);
+        if let Some(first) = uploads.waiting.front().filter(|first| doubtful(first)) {
+            self.verify.0.push(VerifyRequest {
+                torrent,
+                piece: first.piece,
+                peer: Some(peer),
+            });
+            self.wakeup.at(self.clock.now());
+            return false;
+        }
+        let Some((span, requests)) = take_adjacent(&mut uploads.waiting, geometry, most, doubtful) else {
+            return false;
         };
         uploads.reading.extend_from_slice(&requests);
         self.memory.charge(uploads, u64::from(span.len));
@@ -295,19 +308,25 @@ impl ReadParams<'_, '_> {
             span,
             purpose: ReadPurpose::Serve,
         });
+        true
     }
 }
 
-/// Removes the first request, and as many adjacent ones after it as fit in `most` bytes with it. Returns them with
-/// their span.
-fn take_adjacent(waiting: &mut VecDeque<BlockRequest>, geometry: &Geometry, most: u32) -> Option<(Span, Adjacent)> {
+/// Removes the first request, and as many adjacent ones after it as fit in `most` bytes with it, up to a doubtful one.
+/// Returns them with their span.
+fn take_adjacent(
+    waiting: &mut VecDeque<BlockRequest>,
+    geometry: &Geometry,
+    most: u32,
+    doubtful: impl Fn(&BlockRequest) -> bool,
+) -> Option<(Span, Adjacent)> {
     let first = waiting.pop_front()?;
     let mut span = geometry.span(first);
     let mut requests = Adjacent::from_iter([first]);
     while let Some(&request) = waiting.front() {
         let next = geometry.span(request);
         let fits = span.len + next.len <= most;
-        if span.end() != next.offset || !fits {
+        if span.end() != next.offset || !fits || doubtful(&request) {
             break;
         }
         span.len += next.len;
@@ -439,6 +458,7 @@ mod tests {
         bed.world.init_resource::<LimitedUploads>();
         bed.world.init_resource::<UploadMemory>();
         bed.world.init_resource::<ServeQueue>();
+        bed.world.init_resource::<VerifyRequests>();
         bed.world.init_resource::<Messages<PieceRequested>>();
         let storage = Storage {
             id: ecs_torrent_components::ids::StorageId(1),
@@ -446,6 +466,37 @@ mod tests {
         };
         bed.world.entity_mut(bed.torrent).insert(storage);
         bed
+    }
+
+    /// A piece that is held without a check is not read for a peer. The peer waits, and others are served.
+    #[test]
+    fn unverified_pieces_are_not_read() {
+        let mut bed = serving_bed();
+        let mut unverified = Bitfield::new(bed.geometry.piece_count());
+        unverified.insert(1);
+        bed.world.entity_mut(bed.torrent).insert(Unverified(unverified));
+        let mut serve = ServeQueue::default();
+        let peers = [bed.peer(), bed.peer()];
+        for (piece, peer) in (1..).zip(peers) {
+            let request = bed.geometry.block(piece, 0);
+            let mut uploads = bed.get_mut::<UploadQueue>(peer);
+            uploads.waiting.push_back(request);
+            serve.add(peer, &mut uploads);
+        }
+        bed.world.insert_resource(serve);
+        bed.run(read_blocks);
+        let expected = VerifyRequest {
+            torrent: bed.torrent,
+            piece: 1,
+            peer: Some(peers[0]),
+        };
+        assert_eq!(bed.world.resource::<VerifyRequests>().0, [expected]);
+        assert!(bed.world.resource::<ServeQueue>().is_empty());
+        let jobs = bed.world.resource::<Jobs<Group>>();
+        let [DiskRequest::Read { tag, .. }] = bed.world.resource::<DiskPort>().outgoing() else {
+            panic!("one read");
+        };
+        assert_eq!(jobs.get(*tag).unwrap().peer, peers[1]);
     }
 
     /// Peers are served in turn, until no request waits or the memory is used up.
@@ -539,7 +590,7 @@ mod tests {
         let far = geometry.block(2, 1);
         let take = |waiting: &[BlockRequest], most| {
             let mut waiting = VecDeque::from(waiting.to_vec());
-            let (span, requests) = take_adjacent(&mut waiting, &geometry, most)?;
+            let (span, requests) = take_adjacent(&mut waiting, &geometry, most, |request| request.piece == 3)?;
             assert_eq!(span.offset, geometry.span(requests[0]).offset);
             assert_eq!(span.len, requests.iter().map(|request| request.len).sum::<u32>());
             Some((requests.into_vec(), Vec::from(waiting)))
@@ -556,5 +607,7 @@ mod tests {
         let backwards = [second, first];
         assert_eq!(take(&backwards, u32::MAX), Some((vec![second], vec![first])));
         assert_eq!(take(&[], u32::MAX), None);
+        let (last, doubtful) = (geometry.block(2, 3), geometry.block(3, 0));
+        assert_eq!(take(&[last, doubtful], u32::MAX), Some((vec![last], vec![doubtful])));
     }
 }

@@ -61,3 +61,4 @@ mod streams_of_events;
 mod trackers;
 #[path = "../support/unshare.rs"]
 mod unshare;
+mod unverified;

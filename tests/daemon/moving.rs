@@ -9,7 +9,7 @@ use ecs_torrent::components::session::Session;
 use ecs_torrent::making::MakeOptions;
 use serde_json::{Value, json};
 
-use crate::bed::{Answer, Daemon, fail, succeed, wait_until, write_album, write_album_of};
+use crate::bed::{Answer, Daemon, command, fail, succeed, wait_until, write_album, write_album_of};
 use crate::content::{compare, noise, write_file};
 
 /// Starts a daemon that may use the folders in `roots`.
@@ -92,9 +92,61 @@ fn files_are_moved_on_request() {
     assert_eq!(compare(&whole, &near.join("album")), Ok(()));
     let magnet = format!("magnet:?xt=urn:btih:{}", "7".repeat(40));
     succeed(&folder, &["add", &magnet]);
+    // Without metadata, only the folder changes.
     let unknown = move_to(&daemon, &"7".repeat(40), &json!({"root": "x"}));
-    assert_eq!(unknown.json()["code"], "metadata_unknown");
+    assert_eq!(unknown.json()["root"], json!(folder.join("downloads/x")), "{unknown:?}");
+    let stats = format!("/api/v1/torrents/{}?fields=root", "7".repeat(40));
+    assert_eq!(daemon.get(&stats).json(), json!({"root": folder.join("downloads/x")}));
     assert!(fail(&folder, &["move", "abc", "x"]).contains("no torrent has the name abc"));
+}
+
+/// Several torrents are moved at once, each with its own result.
+#[test]
+fn several_torrents_are_moved() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path().canonicalize().unwrap();
+    let (hash, bytes) = write_album(&folder.join("downloads"));
+    let daemon = Daemon::start(&folder);
+    assert_eq!(daemon.post("/api/v1/torrents", &bytes).status, 201);
+    let state = format!("/api/v1/torrents/{hash}?fields=state");
+    wait_until("the torrent", || daemon.get(&state).json()["state"] == "seeding");
+    let (magnet, absent) = ("7".repeat(40), "8".repeat(40));
+    succeed(&folder, &["add", &format!("magnet:?xt=urn:btih:{magnet}")]);
+    let post = |body: Value| daemon.post_json("/api/v1/move", &body);
+    post(json!({"root": "new", "hashes": []})).refused(400, Some("hashes"));
+    post(json!({"root": "new", "hashes": ["xyz"]})).refused(400, Some("hashes"));
+    post(json!({"root": "new", "hashes": [hash, hash]})).refused(400, Some("hashes"));
+    post(json!({"root": "/etc", "hashes": [hash]})).refused(403, Some("root"));
+    post(json!({"hashes": [hash]})).refused(400, Some("body"));
+
+    let new = folder.join("downloads/new");
+    let moved = post(json!({"root": "new", "hashes": [absent, hash, magnet]}));
+    assert_eq!(moved.status, 200, "{moved:?}");
+    let results = moved.json()["results"].clone();
+    let hashes = [&absent, &hash, &magnet];
+    for (result, hash) in results.as_array().unwrap().iter().zip(hashes) {
+        assert_eq!(result["info_hash"], json!(hash));
+    }
+    assert_eq!(results[0]["code"], "torrent_not_found");
+    for result in [&results[1], &results[2]] {
+        assert_eq!(result["root"], json!(new), "{results}");
+    }
+    // The torrent did not create its files: they stay too.
+    assert_eq!(results[1]["kept_count"], 4);
+    assert_eq!(compare(&folder.join("downloads/album"), &new.join("album")), Ok(()));
+
+    // One of two cannot be moved there.
+    let taken = folder.join("downloads/taken");
+    write_file(&taken, "album/c.txt", 9, 5);
+    wait_until("the torrent", || daemon.get(&state).json()["state"] == "seeding");
+    let arguments = ["move", &hash[..6], &magnet[..6], taken.to_str().unwrap()];
+    let output = command(&folder, &arguments).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(printed, format!("moved {magnet} to {}\n", taken.display()));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("album/c.txt") && error.lines().count() == 1, "{error}");
+    assert!(fail(&folder, &["move", &hash[..6], "abc", "x"]).contains("no torrent has the name abc"));
 }
 
 /// The download folder that the saved session names.

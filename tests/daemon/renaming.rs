@@ -7,7 +7,7 @@ use std::time::Duration;
 use ecs_torrent::making::MakeOptions;
 use serde_json::{Value, json};
 
-use crate::bed::{Answer, Daemon, fail, succeed, torrent, wait_until, write_album, write_album_of};
+use crate::bed::{Answer, Daemon, fail, fail_with, succeed, torrent, wait_until, write_album, write_album_of};
 use crate::content::{compare, noise};
 use crate::moving::download;
 
@@ -89,6 +89,8 @@ fn files_and_folders_get_new_names() {
     let answer = rename(&daemon, &hash, &json!({"name": "other"}));
     assert_eq!(answer.json()["code"], "files_conflict", "{answer:?}");
     assert_eq!(fs::read(root.join("other").join(taken)).unwrap(), b"the user's");
+    let twice = ["rename", "My album", "--file", "0=x.txt", "--file", "0=y.txt"];
+    assert!(fail_with(2, &folder, &twice).contains("file 0 is given twice"));
     let refused = fail(&folder, &["rename", "My album", "other"]);
     assert!(refused.contains(taken) && refused.lines().count() == 1, "{refused}");
     wait_seeding(&daemon, &hash, 400_000);

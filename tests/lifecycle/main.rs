@@ -42,4 +42,5 @@ mod state_faults;
 mod suffixes;
 #[path = "../support/unshare.rs"]
 mod unshare;
+mod unverified;
 mod volumes;

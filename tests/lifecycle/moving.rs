@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use ecs_torrent::components::session::MoveStage;
 use ecs_torrent::components::torrent::Lifecycle;
-use ecs_torrent::{AddOptions, Error, InfoHash, MoveError, MovedFiles, RemoveOptions, TorrentState};
+use ecs_torrent::{AddOptions, Error, InfoHash, MoveError, MovedFiles, NewNames, RemoveOptions, TorrentState};
 
-use crate::bed::{Bed, Torrent, wait_until};
+use crate::bed::{Bed, Torrent, settings, wait_until};
 use crate::downloaded::Downloaded;
 use crate::seed::Seed;
 use crate::volumes::{Volume, can_mount};
@@ -216,8 +216,15 @@ fn moves_are_refused_with_a_reason() {
     assert!(matches!(unknown, Err(Error::TorrentNotFound(_))), "{unknown:?}");
     let magnet = format!("magnet:?xt=urn:btih:{}", "7".repeat(40));
     let id = bed.block_on(bed.torrents().download(magnet.as_str())).unwrap();
-    let error = refusal(&bed, id.into(), &near);
-    assert!(matches!(error, MoveError::NoMetadata(_)), "{error}");
+    let names = NewNames {
+        name: Some("other".into()),
+        ..NewNames::default()
+    };
+    let refused = bed.block_on(bed.torrents().rename(id, names));
+    assert!(
+        matches!(refused, Err(Error::Move(MoveError::NoMetadata(_)))),
+        "{refused:?}"
+    );
     let here = move_to(&bed, whole.id, &whole.root()).unwrap();
     assert_eq!(here.root, whole.root(), "there is nothing to do");
     // The folder may be named by another path.
@@ -226,6 +233,36 @@ fn moves_are_refused_with_a_reason() {
     move_to(&bed, whole.id, &link).unwrap();
     bed.wait_seeding(whole.id);
     whole.torrent.assert_whole(&whole.root());
+}
+
+/// Of a torrent without metadata only the download folder changes, durably. Its files are written there.
+#[test]
+fn a_torrent_without_metadata_gets_another_folder() {
+    let torrent = Arc::new(Torrent::album(188, "album", &[("a", 1 << 20), ("b", 1 << 20)], PIECE));
+    let folder = tempfile::tempdir().unwrap();
+    let [state, first, second] = ["state-dir", "first", "second"].map(|name| folder.path().join(name));
+    let bed = Bed::start(&state);
+    let magnet = format!("magnet:?xt=urn:btih:{}", torrent.info_hash());
+    let options = AddOptions {
+        root: Some(first.clone()),
+        ..AddOptions::default()
+    };
+    let added = bed.block_on(bed.torrents().download_with(magnet.as_str(), options));
+    let id = added.unwrap().0;
+    assert_eq!(move_to(&bed, id, &second).unwrap().root, second);
+    // An engine that is dropped saves nothing, as if it were killed.
+    drop(bed);
+    let mut bed = Bed::restored(settings(Some(&state)));
+    wait_until("the folder", || bed.stats(id).root == second);
+    let seed = Seed::free(&torrent);
+    let options = AddOptions {
+        peers: vec![seed.address],
+        ..AddOptions::default()
+    };
+    bed.add_with(&torrent, options);
+    bed.wait_seeding(id);
+    torrent.assert_whole(&second);
+    assert!(!first.exists());
 }
 
 /// A user's file is copied, stays, and is named in the answer.

@@ -120,6 +120,7 @@ const REQUIRED: &[&str] = &[
     "storage::StoragePlugin",
     "streams::StreamsPlugin",
     "timeouts::TimeoutsPlugin",
+    "unverified::UnverifiedPlugin",
     "uploading::UploadingPlugin",
     "verification::VerificationPlugin",
 ];

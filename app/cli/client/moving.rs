@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::connection::Daemon;
 use super::values::text;
 use super::{DaemonAddress, Found, absolute, print_json};
-use crate::cli::output::printable;
+use crate::cli::output::{self, printable};
 use crate::cli::{CliError, Outcome};
 
 #[derive(Debug, Args)]
@@ -20,15 +20,19 @@ too. Nothing is overwritten. The command waits until the move has ended;
 `stats HASH --fields state,moving` shows the progress.
 After a kill the daemon ends the move when it starts again. `pause` interrupts
 it; a move to the folder where the files are undoes it then.
+Several torrents are moved independently of each other. Of a torrent whose
+metadata is not known yet, only the download folder changes.
 
-Example:
-  ecs-torrent move 0c1f3b /mnt/archive")]
+Examples:
+  ecs-torrent move 0c1f3b /mnt/archive
+  ecs-torrent move 0c1f3b 4d5e6f 'My album' /mnt/archive")]
 pub(in crate::cli) struct MoveArgs {
-    /// Name of the torrent, or the first 4 or more digits of its info-hash.
-    hash: String,
+    /// Names of torrents, or the first 4 or more digits of their info-hashes.
+    #[arg(required = true, value_name = "HASH")]
+    hashes: Vec<String>,
     /// The new download folder.
     folder: PathBuf,
-    /// Print the result as JSON.
+    /// Print the result as JSON: of several torrents, the results of all.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -76,7 +80,10 @@ pub(in crate::cli) async fn relocate(args: RelocateArgs) -> Result<Outcome, CliE
 
 pub(in crate::cli) async fn run(args: MoveArgs) -> Result<Outcome, CliError> {
     let daemon = Daemon::find(&args.daemon)?.without_time_limit();
-    let (found, moved) = place(&daemon, &args.hash, &args.folder, true).await?;
+    let [hash] = &*args.hashes else {
+        return move_all(&daemon, &args).await;
+    };
+    let (found, moved) = place(&daemon, hash, &args.folder, true).await?;
     if args.json {
         print_json(&moved);
         return Ok(Outcome::Done);
@@ -84,6 +91,33 @@ pub(in crate::cli) async fn run(args: MoveArgs) -> Result<Outcome, CliError> {
     say!("moved {found} to {}", printable(text(&moved["root"])));
     say_kept(&moved);
     Ok(Outcome::Done)
+}
+
+/// Moves the files of several torrents, and prints the result of each.
+async fn move_all(daemon: &Daemon, args: &MoveArgs) -> Result<Outcome, CliError> {
+    let mut torrents = Vec::new();
+    for hash in &args.hashes {
+        torrents.push(daemon.find_running(hash).await?);
+    }
+    let hashes: Vec<String> = torrents.iter().map(|found| found.hash.to_string()).collect();
+    let body = json!({"root": absolute(&args.folder)?, "hashes": hashes});
+    let answer = daemon.post_json("/api/v1/move", &body).await?;
+    let results = || answer["results"].as_array().into_iter().flatten();
+    let is_failed = results().any(|result| result["error"].is_string());
+    if args.json {
+        print_json(&answer);
+    } else {
+        for (found, result) in torrents.iter().zip(results()) {
+            match result["error"].as_str() {
+                Some(error) => output::error(&printable(error)),
+                None => {
+                    say!("moved {found} to {}", printable(text(&result["root"])));
+                    say_kept(result);
+                }
+            }
+        }
+    }
+    Ok(if is_failed { Outcome::Failed } else { Outcome::Done })
 }
 
 /// Prints which files are at the old place too.

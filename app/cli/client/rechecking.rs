@@ -29,6 +29,9 @@ pub(in crate::cli) struct RecheckArgs {
     /// Check only the files whose path matches a pattern; may be repeated.
     #[arg(long, value_name = "GLOB")]
     select: Vec<String>,
+    /// Check only the data that was taken as complete by `add --skip-checking`.
+    #[arg(long, conflicts_with_all = ["files", "select"])]
+    unverified: bool,
     /// Print the torrent as JSON.
     #[arg(long)]
     json: bool,
@@ -46,6 +49,9 @@ pub(in crate::cli) async fn run(args: RecheckArgs) -> Result<Outcome, CliError> 
     }
     if !args.select.is_empty() {
         wanted.insert("select".into(), args.select.into());
+    }
+    if args.unverified {
+        wanted.insert("unverified".into(), true.into());
     }
     match wanted.is_empty() {
         true => daemon.post(&path).await?,

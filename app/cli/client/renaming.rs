@@ -1,7 +1,7 @@
 //! `rename`: files of a torrent get other names.
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Map, json};
 
 use super::connection::Daemon;
 use super::moving::say_kept;
@@ -45,12 +45,14 @@ fn numbered(text: &str) -> Result<(u32, String), &'static str> {
 }
 
 pub(in crate::cli) async fn run(args: RenameArgs) -> Result<Outcome, CliError> {
+    let mut files = Map::new();
+    for (number, path) in &args.files {
+        if files.insert(number.to_string(), path.as_str().into()).is_some() {
+            return Err(CliError::Usage(format!("--file: file {number} is given twice")));
+        }
+    }
     let daemon = Daemon::find(&args.daemon)?.without_time_limit();
     let found = daemon.find_running(&args.hash).await?;
-    let mut files = json!({});
-    for (number, path) in &args.files {
-        files[number.to_string()] = path.as_str().into();
-    }
     let body = json!({"name": args.name, "files": files});
     let path = format!("/api/v1/torrents/{}/rename", found.hash);
     let moved = daemon.post_json(&path, &body).await?;

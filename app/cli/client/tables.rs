@@ -285,9 +285,8 @@ fn describe(field: &str, value: &Value) -> Vec<String> {
         "progress" => percent(value),
         "state" => state(text(value)),
         "metadata" => format!("{} of {} pieces", number(&value["received"]), number(&value["pieces"])),
-        "downloaded" | "size" | "uploaded" | "corrupt" | "wasted" | "completed" | "wanted" | "left" | "checked" => {
-            bytes(value)
-        }
+        "downloaded" | "size" | "uploaded" | "corrupt" | "wasted" | "completed" | "unverified" | "wanted" | "left"
+        | "checked" => bytes(value),
         "moving" => {
             let [moved, size] = ["moved", "size"].map(|count| bytes(&value[count]));
             format!("{moved} of {size} to {}", printable(text(&value["root"])))

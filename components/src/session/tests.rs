@@ -88,6 +88,8 @@ fn session() -> Session {
         stopped: true,
         recheck: true,
         recheck_pieces: Runs::of([1]),
+        unverified: Runs::of([2]),
+        skip_checking: true,
         moving: Some(Box::new(SavedMove {
             root: "/mnt/other".into(),
             names: NewNames {

@@ -13,8 +13,8 @@ use ecs_torrent_components::commands::{
 };
 use ecs_torrent_components::lifecycle::{AwaitingSession, ChangedFacts};
 use ecs_torrent_components::messages::{
-    FailTorrent, FilesSelected, HintsGiven, LabelsGiven, LimitsGiven, PlaceGiven, Remedy, SeedingGiven, TorrentAdded,
-    TrackersGiven,
+    CheckSkipped, FailTorrent, FilesSelected, HintsGiven, LabelsGiven, LimitsGiven, PlaceGiven, Remedy, SeedingGiven,
+    TorrentAdded, TrackersGiven,
 };
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::settings::Settings;
@@ -218,6 +218,9 @@ impl TorrentAdder<'_, '_> {
                 selection: options.select.clone(),
                 order: options.order,
             });
+        }
+        if options.skip_checking {
+            self.commands.trigger(CheckSkipped { torrent });
         }
         if !options.limits.is_unlimited() {
             let limits = options.limits;

@@ -7,7 +7,7 @@ use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::commands::{AddError, AddOptions, TorrentSource};
 use ecs_torrent_components::labels::Labels;
 use ecs_torrent_components::lifecycle::ChangedFacts;
-use ecs_torrent_components::messages::{FilesSelected, HintsGiven, LabelsGiven, TrackersGiven};
+use ecs_torrent_components::messages::{CheckSkipped, FilesSelected, HintsGiven, LabelsGiven, TrackersGiven};
 use ecs_torrent_components::names::NewNames;
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{Lifecycle, RequiresComplete};
@@ -160,6 +160,9 @@ impl Joiner<'_, '_> {
         if options.require_complete {
             self.commands.entity(listed.entity).insert(RequiresComplete);
         }
+        if options.skip_checking {
+            self.commands.trigger(CheckSkipped { torrent: listed.entity });
+        }
         if options.has_choice() {
             self.commands.trigger(FilesSelected {
                 torrent: listed.entity,
@@ -167,7 +170,7 @@ impl Joiner<'_, '_> {
                 order: options.order,
             });
         }
-        let is_selected = options.has_choice();
+        let is_selected = options.has_choice() || options.skip_checking;
         let is_changed =
             has_moved || is_selected || options.name.is_some() || options.overwrite || options.require_complete;
         // The permission of an earlier add stays in force while the files are not known.

@@ -115,6 +115,11 @@ impl Moves {
             .map(|(_, command)| command)
     }
 
+    /// Whether a caller waits for a move of a torrent's files to end.
+    pub(super) fn is_running(&self, torrent: Entity) -> bool {
+        self.running.contains_key(&torrent)
+    }
+
     fn is_relocating(&self, torrent: Entity) -> bool {
         self.running.get(&torrent).is_some_and(|running| running.is_relocation)
     }
@@ -391,18 +396,23 @@ pub(super) fn settle_switches(
     }
 }
 
-/// Answers the callers of relocations, which are complete once the session is durable.
+/// Answers the callers of relocations and of moves without metadata, which are complete once the session is durable.
 pub(super) fn settle_relocations(
     mut written: MessageReader<SessionWritten>,
     mut moves: ResMut<Moves>,
-    torrents: Query<(&SessionState, &Storage)>,
+    torrents: Query<(&Torrent, &SessionState, &Storage)>,
 ) {
-    for SessionWritten { torrent, .. } in written.read() {
-        if let Ok((state, storage)) = torrents.get(*torrent)
-            && moves.is_relocating(*torrent)
-            && state.moving().is_none()
-            && state.is_durable()
-        {
+    for SessionWritten { torrent, result } in written.read() {
+        let Ok((named, state, storage)) = torrents.get(*torrent) else {
+            continue;
+        };
+        if !moves.is_relocating(*torrent) || state.moving().is_some() {
+            continue;
+        }
+        if let Err(reason) = result {
+            let (name, reason) = (named.name.clone(), reason.clone());
+            moves.answer(*torrent, Err(MoveError::Failed { name, reason }));
+        } else if state.is_durable() {
             let moved = MovedFiles {
                 root: storage.root.clone(),
                 ..MovedFiles::default()

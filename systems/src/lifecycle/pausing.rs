@@ -12,6 +12,7 @@ use ecs_torrent_components::lifecycle::{Blocked, Desired, Fault, Readiness};
 use ecs_torrent_components::selection::FileSelection;
 use ecs_torrent_components::session::MoveStage;
 use ecs_torrent_components::torrent::{Content, Have, Lifecycle, Storage, Torrent, TorrentIndex};
+use ecs_torrent_components::unverified::Unverified;
 use ecs_torrent_components::wanted::FileChoice;
 use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::hash::InfoHash;
@@ -76,10 +77,11 @@ pub(super) struct Commanded {
     fault: &'static Fault,
     blocked: &'static Blocked,
     opening: Option<&'static Opening>,
-    storage: &'static Storage,
+    storage: &'static mut Storage,
     content: Option<&'static Content>,
     choice: Option<&'static FileChoice>,
     have: Option<&'static Have>,
+    unverified: Option<&'static Unverified>,
     state: &'static mut SessionState,
 }
 
@@ -235,6 +237,13 @@ impl Effects<'_> {
         let pieces = match &command.scope {
             CheckScope::All => None,
             CheckScope::Files(selection) => Some(pieces_of(selection, &content.0.info)),
+            CheckScope::Unverified => match torrent.unverified {
+                Some(Unverified(pieces)) => Some(pieces.clone()),
+                None => {
+                    command.reply.send(Err(RecheckError::Verified(name)));
+                    return;
+                }
+            },
         };
         match pieces {
             Some(pieces) if pieces.is_empty() => command.reply.send(Err(RecheckError::NothingSelected(name))),
@@ -256,16 +265,18 @@ fn pieces_of(selection: &FileSelection, info: &Info) -> Bitfield {
 }
 
 impl Effects<'_> {
-    /// Whether a move can begin now: no pause, check or start is being saved, and the files of all torrents are known.
+    /// Whether a move can begin now: no pause, check or start is being saved, the session is loaded, and the files of
+    /// all torrents are known.
     fn may_move(&self, torrent: &CommandedItem<'_, '_>) -> bool {
-        self.survey.is_done() && self.may_pause(torrent) && !self.stops.is_pausing(torrent.entity)
+        let is_known = self.survey.is_done() && (torrent.content.is_some() || torrent.state.is_loaded());
+        is_known && self.may_pause(torrent) && !self.stops.is_pausing(torrent.entity)
     }
 
     /// Lets the disk check whether the files can be moved, or gives up an unfinished move to another folder.
     fn move_files(&mut self, torrent: &mut CommandedItem<'_, '_>, mut command: MoveTorrent) {
         let (name, entity) = (torrent.torrent.name.clone(), torrent.entity);
         let Some(content) = torrent.content else {
-            command.reply.send(Err(MoveError::NoMetadata(name)));
+            self.place_unfetched(torrent, command);
             return;
         };
         let files = &content.0.info.files;
@@ -296,13 +307,34 @@ impl Effects<'_> {
                 let id = torrent.torrent.id();
                 let needs = torrent.state.needs(id, &content.0, torrent.choice, &held);
                 let place = (&*root, command.names.table(files));
-                let moving = file_move(torrent.storage, place, files, &torrent.state, needs);
+                let moving = file_move(&torrent.storage, place, files, &torrent.state, needs);
                 match command.is_there {
                     true => self.moves.find(entity, command, moving, &mut self.opener),
                     false => self.moves.check(entity, command, moving, &mut self.opener),
                 }
             }
         }
+    }
+}
+
+impl Effects<'_> {
+    /// Changes the download folder of a torrent whose files are not known yet. The caller is answered when that is
+    /// durable.
+    fn place_unfetched(&mut self, torrent: &mut CommandedItem<'_, '_>, command: MoveTorrent) {
+        let (name, entity) = (torrent.torrent.name.clone(), torrent.entity);
+        let MoveTorrent { root, names, reply, .. } = command;
+        let Some(root) = root.filter(|_| names.is_empty()) else {
+            reply.send(Err(MoveError::NoMetadata(name)));
+            return;
+        };
+        if self.moves.is_running(entity) {
+            reply.send(Err(MoveError::Running(name)));
+            return;
+        }
+        torrent.storage.root = root;
+        torrent.state.record_addition();
+        self.save.write(SaveTorrent { torrent: entity });
+        self.moves.add(entity, reply, true);
     }
 }
 

@@ -27,6 +27,7 @@ use ecs_torrent_components::torrent::{
     Storage, Torrent, TorrentRates,
 };
 use ecs_torrent_components::tracker::{EditedTrackers, Tracker, TrackerTiers};
+use ecs_torrent_components::unverified::{SkipsChecking, Unverified};
 use ecs_torrent_components::wanted::FileChoice;
 use ecs_torrent_engine::jobs::Jobs;
 use ecs_torrent_engine::port::{JobTag, Purpose};
@@ -82,6 +83,7 @@ pub(super) struct Saved {
         Option<&'static SeedingTime>,
     ),
     queue: (Option<&'static QueueOrder>, Has<ForcedStart>),
+    unverified: (Option<&'static Unverified>, Has<SkipsChecking>),
     requires_complete: Has<RequiresComplete>,
     active: Option<&'static ActivePieces>,
     pub(super) stopping: Option<&'static Stopping>,
@@ -295,7 +297,11 @@ impl SessionWriter<'_, '_> {
     /// began belong to the torrent.
     fn submit(&mut self, saved: &mut SavedItem<'_, '_>, mut session: Box<Session>) {
         if let Some((Layout(geometry), content, _)) = saved.known {
-            let have = session.have.to_set(session.pieces).unwrap_or_default();
+            let mut have = session.have.to_set(session.pieces).unwrap_or_default();
+            // A file may have to be changed as long as it is not known to be complete.
+            if let Some(Unverified(pieces)) = saved.unverified.0 {
+                have = have.without(pieces);
+            }
             saved.state.drop_permissions(&have, &content.0.info.files, geometry);
         }
         session.created = Runs::of(saved.state.created.keys().copied());
@@ -391,6 +397,11 @@ impl SessionWriter<'_, '_> {
             recheck_pieces: saved.state.check_runs(),
             moving: saved.state.moving.clone(),
             lost: Runs::of(saved.state.durability.lost().iter()),
+            unverified: saved
+                .unverified
+                .0
+                .map_or_else(Runs::default, |pieces| Runs::of(pieces.0.iter())),
+            skip_checking: saved.unverified.1,
             peers: saved.candidates.best(self.settings.session.max_peers),
             are_trackers_edited: saved.has_edited_trackers,
             ..Session::new(saved.torrent.id())
@@ -480,6 +491,7 @@ impl SavedItem<'_, '_> {
             counters: *self.counters,
             has_metadata: self.known.is_some(),
             have_count: self.known.map_or(0, |(.., have)| have.count()),
+            unverified_count: self.unverified.0.map_or(0, |unverified| unverified.0.count()),
             partial_count: self.partials.0.values().map(Bitfield::count).sum(),
             seconds_active: self.activity.total(now).as_secs(),
             added_at: Some(self.dates.added),

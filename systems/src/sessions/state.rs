@@ -147,6 +147,7 @@ pub(super) struct Summary {
     pub(super) counters: Counters,
     pub(super) has_metadata: bool,
     pub(super) have_count: u32,
+    pub(super) unverified_count: u32,
     pub(super) partial_count: u32,
     pub(super) seconds_active: u64,
     /// `None` in sessions of earlier versions, which are thus saved once.
@@ -985,6 +986,7 @@ impl Summary {
             counters: session.counters(),
             has_metadata: !session.lacks_metadata,
             have_count: count(&session.have, session.pieces),
+            unverified_count: count(&session.unverified, session.pieces),
             partial_count: partial.sum(),
             seconds_active: session.seconds_active,
             added_at: session.added_at,

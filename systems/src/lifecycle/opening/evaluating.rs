@@ -29,6 +29,28 @@ impl Findings {
         }
         self.doubtful.extend(doubtful);
     }
+
+    /// Takes pieces as held without a check if all of their files have the right length. Returns these pieces.
+    pub(super) fn take_unverified(
+        &mut self,
+        stamps: &[Option<FileStamp>],
+        geometry: &Geometry,
+        files: &FileTable,
+    ) -> Bitfield {
+        let mut doubtful: BTreeSet<u32> = BTreeSet::new();
+        for (file, stamp) in files.files().iter().zip(stamps).filter(|(file, _)| file.has_bytes()) {
+            if stamp.map(|stamp| stamp.len) != Some(file.len) {
+                doubtful.extend(geometry.pieces_of(file.offset..file.end()));
+            }
+        }
+        let mut taken = Bitfield::new(self.have.len());
+        for piece in self.doubtful.iter().filter(|piece| !doubtful.contains(piece)) {
+            taken.insert(*piece);
+        }
+        self.doubtful.retain(|piece| doubtful.contains(piece));
+        self.have.insert_all(&taken);
+        taken
+    }
 }
 
 /// Trusts a session where each file matches it; pieces in other files are in doubt.
@@ -182,6 +204,24 @@ mod tests {
         findings.doubt(&pieces);
         let Findings { have, doubtful } = findings;
         assert_eq!((have.iter().collect(), doubtful), (vec![2], vec![0, 1, 3, 4]));
+    }
+
+    #[test]
+    fn only_files_of_the_right_length_are_taken_without_a_check() {
+        let geometry = Geometry::new(45, 10).unwrap();
+        let long = FileStamp { len: 16, ..SEEN };
+        for (stamps, have, in_doubt) in [
+            ([Some(SEEN); 3], vec![0, 1, 2, 3, 4], vec![]),
+            ([Some(SEEN), Some(long), Some(SEEN)], vec![0, 3, 4], vec![1, 2]),
+            ([None, Some(SEEN), Some(SEEN)], vec![2, 3, 4], vec![0, 1]),
+            ([None; 3], vec![], vec![]),
+        ] {
+            let mut findings = evaluate(None, &stamps, &geometry, &files(), |_| false);
+            let taken = findings.take_unverified(&stamps, &geometry, &files());
+            assert_eq!(taken.iter().collect::<Vec<_>>(), have);
+            assert_eq!(findings.have.iter().collect::<Vec<_>>(), have);
+            assert_eq!(findings.doubtful, in_doubt);
+        }
     }
 
     #[test]

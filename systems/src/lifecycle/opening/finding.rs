@@ -13,8 +13,10 @@ use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{
     Content, Have, Label, Layout, Lifecycle, RequiresComplete, Storage, Torrent, TorrentIndex,
 };
+use ecs_torrent_components::unverified::SkipsChecking;
 use ecs_torrent_components::wanted::{FileChoice, is_skipped};
 use ecs_torrent_engine::ports::disk::{DiskDone, DiskError, FoundFile, FoundFiles, Provenance};
+use ecs_torrent_protocol::bitfield::Bitfield;
 
 use super::evaluating::{Findings, evaluate};
 use super::{OPEN, Opener, Opening};
@@ -23,6 +25,7 @@ use crate::lifecycle::adds::Adds;
 use crate::ownership::{Candidate, FileRegistry, FolderKeys, Holder, find_conflict};
 use crate::sessions::{SaveTorrent, SessionState};
 use crate::storage::fault;
+use crate::unverified::TakenUnverified;
 
 /// The parts of a torrent that are decided when its files have been found.
 #[derive(QueryData)]
@@ -41,6 +44,7 @@ pub(in crate::lifecycle) struct Opened {
     pub(super) choice: Option<&'static FileChoice>,
     pub(super) complete_root: Option<&'static CompleteRoot>,
     pub(super) requires_complete: Has<RequiresComplete>,
+    skips_checking: Has<SkipsChecking>,
 }
 
 /// Parameters for the decision on files that were found, apart from the torrent.
@@ -203,6 +207,16 @@ impl Finder<'_, '_> {
         let mut findings = evaluate(session.as_deref(), &stamps, &opened.layout.0, files, is_parted);
         if let Some(pieces) = check.flatten() {
             findings.doubt(pieces);
+        }
+        if opened.skips_checking {
+            let is_unexamined = session.as_ref().is_none_or(|session| session.is_unexamined());
+            let pieces = match is_unexamined && check.is_none() {
+                true => findings.take_unverified(&stamps, &opened.layout.0, files),
+                false => Bitfield::default(),
+            };
+            opened.state.record_check();
+            let torrent = opened.entity;
+            self.commands.trigger(TakenUnverified { torrent, pieces });
         }
         self.conclude(opened, findings);
     }
