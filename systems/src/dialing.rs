@@ -421,6 +421,7 @@ fn retry(reason: &CloseReason, stage: Stage, is_failure: bool, limits: &PeerSett
 #[cfg(test)]
 mod tests {
     use ecs_torrent_engine::ports::net::LocalAddresses;
+    use ecs_torrent_protocol::wire::WireError;
 
     use super::*;
     use crate::testing::{Bed, NOW};

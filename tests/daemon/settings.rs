@@ -126,8 +126,8 @@ fn changes_survive_a_kill() {
     assert_eq!(answer["changes"], json!({"storage.disk_threads": 3}));
 }
 
-/// A daemon that is killed at any moment of changes has the last change that it answered, or one that came after it, and
-/// each change whole.
+/// A daemon that is killed at any moment of changes has the last change that it answered, or one that came after it,
+/// and each change whole.
 #[test]
 fn kills_during_changes_lose_none() {
     let temporary = tempfile::tempdir().unwrap();

@@ -129,7 +129,7 @@ fn add_named(candidates: &mut Candidates, by: u8, last: u8) -> bool {
 #[test]
 fn old_unconfirmed_addresses_make_room() {
     let mut candidates = Candidates::default();
-    let mut add = |candidates: &mut Candidates, last, now| {
+    let add = |candidates: &mut Candidates, last, now| {
         let by = Some([9, 9, 9, last].into());
         candidates.add_from(address(last), CandidateSource::PEER_EXCHANGE, by, at(now), 100, 4)
     };
