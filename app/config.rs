@@ -143,6 +143,7 @@ impl Config {
     /// The first setting with an invalid value.
     pub fn check(&self) -> Result<(), ConfigError> {
         check_numbers(&self.numbers())?;
+        self.storage.check()?;
         if self.session.state_dir.is_none() {
             return Err(ConfigError::value(
                 "session.state_dir",
@@ -266,6 +267,10 @@ mod tests {
             (
                 "(session: (state_dir: None))",
                 "c.ron:1:23: session.state_dir: the daemon needs a state folder",
+            ),
+            (
+                "(storage: (incomplete_dir: \"\"))",
+                "c.ron:1:28: storage.incomplete_dir: the path is empty",
             ),
             (
                 "(api: (listen: \"0.0.0.0:6880\"))",

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use ecs_torrent_components::settings::SettingError;
 use ecs_torrent_engine::backends::nearest::nearest_existing;
 
 /// A folder that torrents cannot be downloaded into.
@@ -26,6 +27,19 @@ pub struct FolderError {
 /// # Errors
 /// If part of the path is not a folder, or if nothing can be created in it.
 pub fn check_writable(folder: &Path, name: &str) -> Result<(), FolderError> {
+    check(folder, Some(name))
+}
+
+/// Checks that `storage.incomplete_dir` can be used, as [`check_writable`] does.
+pub(crate) fn check_incomplete_dir(folder: &Path) -> Result<(), SettingError> {
+    check(folder, None).map_err(|error| SettingError::Folder {
+        section: "storage",
+        name: "incomplete_dir",
+        reason: error.to_string(),
+    })
+}
+
+fn check(folder: &Path, name: Option<&str>) -> Result<(), FolderError> {
     let failed = |error| FolderError {
         folder: folder.to_owned(),
         error,
@@ -35,7 +49,7 @@ pub fn check_writable(folder: &Path, name: &str) -> Result<(), FolderError> {
     if !metadata.is_dir() {
         return Err(failed(io::ErrorKind::NotADirectory.into()));
     }
-    if fs::symlink_metadata(folder.join(name)).is_ok() {
+    if name.is_some_and(|name| fs::symlink_metadata(folder.join(name)).is_ok()) {
         return Ok(());
     }
     match probe(existing) {

@@ -11,6 +11,7 @@ use ecs_torrent_engine::backends::net::Carrier;
 use ecs_torrent_engine::runner::Runner;
 
 use crate::events::{Events, EventsPlugin};
+use crate::folders::check_incomplete_dir;
 use crate::torrents::Torrents;
 
 /// A running engine. Dropping it ends it at once; stop its torrents first if peers and trackers are to be notified.
@@ -90,10 +91,15 @@ impl EngineBuilder {
     /// Starts the engine in a thread of its own.
     ///
     /// # Errors
-    /// If a setting is out of range, a listen address cannot be bound, or a thread cannot be started.
+    /// If a setting is out of range, the folder for incomplete torrents cannot be used, a listen address cannot be
+    /// bound, or a thread cannot be started.
     pub fn start(mut self) -> Result<Engine, StartError> {
         let events_plugin = EventsPlugin::default();
         let events = events_plugin.events();
+        self.settings.check()?;
+        if let Some(folder) = &self.settings.storage.incomplete_dir {
+            check_incomplete_dir(folder)?;
+        }
         // Absolute paths stay valid when the current folder changes.
         let folders = [
             Some(&mut self.settings.storage.download_dir),

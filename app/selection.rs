@@ -93,8 +93,10 @@ pub enum Field {
     Sequential,
     /// Whether the first and last pieces of each file are requested first.
     EndsFirst,
-    /// The download folder.
+    /// The folder in which the files are.
     Root,
+    /// The download folder to which the files go when the torrent is complete, if they are not there.
+    CompleteRoot,
     /// Number of connected peers.
     PeerCount,
     /// Number of copies of the torrent that the connected peers have together.
@@ -146,6 +148,7 @@ impl Field {
         Self::Sequential,
         Self::EndsFirst,
         Self::Root,
+        Self::CompleteRoot,
         Self::PeerCount,
         Self::Availability,
         Self::Peers,
@@ -196,6 +199,7 @@ impl Field {
             Self::Sequential => "sequential",
             Self::EndsFirst => "ends_first",
             Self::Root => "root",
+            Self::CompleteRoot => "complete_root",
             Self::PeerCount => "peer_count",
             Self::Availability => "availability",
             Self::Peers => "peers",
@@ -244,6 +248,7 @@ impl Field {
             Self::Sequential => map.serialize_entry(name, &stats.sequential),
             Self::EndsFirst => map.serialize_entry(name, &stats.ends_first),
             Self::Root => map.serialize_entry(name, &stats.root),
+            Self::CompleteRoot => map.serialize_entry(name, &stats.complete_root),
             Self::PeerCount => map.serialize_entry(name, &stats.peer_count),
             Self::Availability => map.serialize_entry(name, &stats.availability),
             Self::Peers => map.serialize_entry(name, &stats.peers),

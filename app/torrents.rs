@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -21,7 +21,8 @@ use ecs_torrent_components::rate_limit::{LimitsPatch, RateLimits};
 use ecs_torrent_components::seeding::SeedingPatch;
 use ecs_torrent_components::selection::FileSelection;
 use ecs_torrent_components::settings::{
-    ChangeError, ChangeSettings, ChangedSettings, SettingChanges, SettingLayers, Settings, SettingsPatch,
+    ChangeError, ChangeSettings, ChangedSettings, INCOMPLETE_DIR, SettingChanges, SettingLayers, Settings,
+    SettingsPatch,
 };
 use ecs_torrent_components::stats::{FileStats, StoppedTorrent, TorrentStats};
 use ecs_torrent_components::wanted::{FilePriority, PieceOrderChange};
@@ -31,9 +32,11 @@ use ecs_torrent_protocol::tracker::ScrapeCounts;
 use futures_channel::oneshot;
 use futures_util::{StreamExt, stream};
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::error::Error;
 use crate::events::{Events, Subscription};
+use crate::folders::check_incomplete_dir;
 use crate::id::TorrentId;
 use crate::selection::{Field, Selection};
 use crate::source::Source;
@@ -937,9 +940,11 @@ impl Torrents {
     ///
     /// # Errors
     /// [`Error::ChangeSettings`] with the name of the setting, if the settings would not be valid as a whole, cannot be
-    /// saved, or name a listen address with which the next start would fail. Nothing is changed then.
+    /// saved, or name a folder that cannot be used or a listen address with which the next start would fail. Nothing is
+    /// changed then.
     pub async fn change_settings(&self, patch: SettingsPatch) -> Result<ChangedSettings, Error> {
         check_listen(&patch)?;
+        check_folder(&patch)?;
         Ok(self.ask(|reply| ChangeSettings { patch, reply }).await??)
     }
 
@@ -1048,6 +1053,21 @@ fn check_listen(patch: &SettingsPatch) -> Result<(), ChangeError> {
         name: name.to_owned(),
         reason: error.to_string(),
     })
+}
+
+/// Checks the new folder for incomplete torrents. An empty path is refused with the rest of the patch.
+fn check_folder(patch: &SettingsPatch) -> Result<(), ChangeError> {
+    let value = patch.0.get(INCOMPLETE_DIR).and_then(Option::as_ref);
+    let Some(folder) = value.and_then(Value::as_str).filter(|folder| !folder.is_empty()) else {
+        return Ok(());
+    };
+    if !Path::new(folder).is_absolute() {
+        return Err(ChangeError::Value {
+            name: INCOMPLETE_DIR.to_owned(),
+            reason: format!("{folder}: the path has to be absolute"),
+        });
+    }
+    Ok(check_incomplete_dir(Path::new(folder))?)
 }
 
 /// The settings of an engine.

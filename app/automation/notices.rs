@@ -6,9 +6,12 @@ use std::path::PathBuf;
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use bevy_ecs::query::QueryData;
+use ecs_torrent_components::incomplete::IncompleteFolder;
 use ecs_torrent_components::labels::Labels;
 use ecs_torrent_components::lifecycle::Desired;
-use ecs_torrent_components::messages::{LifecycleChanged, TorrentAdded, TorrentCompleted, TorrentStopped};
+use ecs_torrent_components::messages::{
+    FilesSettled, LifecycleChanged, TorrentAdded, TorrentCompleted, TorrentStopped,
+};
 use ecs_torrent_components::torrent::{Layout, Storage, Torrent};
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::hash::InfoHash;
@@ -72,6 +75,7 @@ impl Plugin for NoticePlugin {
         };
         let has_news = has_messages::<TorrentAdded>
             .or_else(has_messages::<TorrentCompleted>)
+            .or_else(has_messages::<FilesSettled>)
             .or_else(has_messages::<LifecycleChanged>)
             .or_else(has_messages::<TorrentStopped>);
         app.insert_resource(notice_sender)
@@ -108,7 +112,8 @@ fn send_notices(
     mut notice_sender: ResMut<NoticeSender>,
     torrents: Query<Noticed>,
     mut added: MessageReader<TorrentAdded>,
-    mut completed: MessageReader<TorrentCompleted>,
+    (mut completed, mut settled): (MessageReader<TorrentCompleted>, MessageReader<FilesSettled>),
+    folder: Option<Res<IncompleteFolder>>,
     mut changed: MessageReader<LifecycleChanged>,
     mut stopped: MessageReader<TorrentStopped>,
 ) {
@@ -118,8 +123,13 @@ fn send_notices(
             send(sender, torrent.notice(Occasion::Added));
         }
     }
-    for message in completed.read() {
-        if let Ok(torrent) = torrents.get(message.torrent) {
+    // A program finds the files at their final place, if there is a feature that takes them there.
+    let completed = completed
+        .read()
+        .map(|message| message.torrent)
+        .filter(|_| folder.is_none());
+    for torrent in completed.chain(settled.read().map(|message| message.torrent)) {
+        if let Ok(torrent) = torrents.get(torrent) {
             send(sender, torrent.notice(Occasion::Completed));
         }
     }

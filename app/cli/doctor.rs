@@ -119,22 +119,30 @@ fn wrapped(text: &str) -> Vec<String> {
     lines.map(std::borrow::Cow::into_owned).collect()
 }
 
-/// Returns the download folder of a running daemon: the daemon's own settings count, not those that the doctor has
-/// read.
-async fn download_folder(state_dir: &Path, daemon: &ApiAddress) -> Option<PathBuf> {
-    let place = DaemonAddress {
-        api: None,
-        state_dir: state_dir.to_owned(),
-    };
-    let settings = Daemon::find(&place)
-        .ok()?
-        .get(super::client::settings::PATH)
-        .await
-        .ok()?;
-    let folder = settings["settings"]["storage"]["download_dir"].as_str()?;
-    // The path may be relative to the folder in which the daemon runs.
-    let from = fs::read_link(format!("/proc/{}/cwd", daemon.process)).unwrap_or_default();
-    Some(from.join(folder))
+/// The folders of a running daemon: the daemon's own settings count, not those that the doctor has read.
+struct DaemonFolders {
+    /// The folder in which the daemon runs, to which its paths may be relative.
+    current: PathBuf,
+    storage: Value,
+}
+
+impl DaemonFolders {
+    async fn ask(state_dir: &Path, daemon: &ApiAddress) -> Option<Self> {
+        let place = DaemonAddress {
+            api: None,
+            state_dir: state_dir.to_owned(),
+        };
+        let path = super::client::settings::PATH;
+        let mut settings = Daemon::find(&place).ok()?.get(path).await.ok()?;
+        Some(Self {
+            current: fs::read_link(format!("/proc/{}/cwd", daemon.process)).unwrap_or_default(),
+            storage: settings["settings"]["storage"].take(),
+        })
+    }
+
+    fn get(&self, name: &str) -> Option<PathBuf> {
+        Some(self.current.join(self.storage[name].as_str()?))
+    }
 }
 
 pub(super) async fn run(args: DoctorArgs) -> Result<Outcome, CliError> {
@@ -165,15 +173,23 @@ async fn examine(config: &Config, findings: &mut Findings) {
     let running = ApiAddress::read(&state_dir).ok().filter(ApiAddress::is_alive);
     check_folder("state folder", &state_dir, "--state-dir names another one", findings);
     let asked = match &running {
-        Some(daemon) => download_folder(&state_dir, daemon).await,
+        Some(daemon) => DaemonFolders::ask(&state_dir, daemon).await,
         None => None,
+    };
+    let (download_dir, incomplete_dir) = match &asked {
+        Some(folders) => (folders.get("download_dir"), folders.get("incomplete_dir")),
+        None => (None, config.storage.incomplete_dir.clone()),
     };
     check_folder(
         "download folder",
-        asked.as_ref().unwrap_or(&config.storage.download_dir),
+        download_dir.as_ref().unwrap_or(&config.storage.download_dir),
         "--download-dir names another one",
         findings,
     );
+    if let Some(folder) = incomplete_dir {
+        let area = "folder for incomplete torrents";
+        check_folder(area, &folder, "storage.incomplete_dir names another one", findings);
+    }
     for category in &config.labels.categories {
         let folder = config.storage.download_dir.join(&category.folder);
         check_folder(

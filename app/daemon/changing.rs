@@ -1,15 +1,18 @@
 //! Routes about the settings: reading all, changing those of the engine.
 
+use std::path::Path;
+
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use ecs_torrent_components::settings::SettingsPatch;
+use ecs_torrent_components::settings::{INCOMPLETE_DIR, SettingsPatch};
 use serde_json::{Map, Value, json};
 
 use super::Shared;
 use super::answers::Refusal;
 use super::requests::{NoParameters, read, require_type};
+use super::roots::{RootError, Roots};
 
 /// Longest body with changes, in bytes: the maximum number of blocked networks (`peers.blocked`) fits.
 const MAX_CHANGES: usize = 512 << 10;
@@ -41,9 +44,27 @@ pub(super) async fn change(
     }
     let bad = |why: String| Refusal::of("body", StatusCode::BAD_REQUEST, why);
     let sections: Map<String, Value> = serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
-    let patch = patch(sections)?;
+    let mut patch = patch(sections)?;
+    find_folder(&shared.roots, &mut patch).map_err(|error| {
+        Refusal::of(
+            INCOMPLETE_DIR,
+            StatusCode::FORBIDDEN,
+            format!("{INCOMPLETE_DIR}: {error}"),
+        )
+    })?;
     let changed = shared.torrents.change_settings(patch).await?;
     Ok(Json(json!({"needs_restart": changed.needs_restart})))
+}
+
+/// Replaces the folder for incomplete torrents of a patch by the folder that the path refers to, if a client may choose
+/// it. An empty path is refused later, with the rest of the patch.
+pub(super) fn find_folder(roots: &Roots, patch: &mut SettingsPatch) -> Result<(), RootError> {
+    if let Some(Some(Value::String(folder))) = patch.0.get_mut(INCOMPLETE_DIR)
+        && !folder.is_empty()
+    {
+        *folder = roots.find(Path::new(&*folder))?.to_string_lossy().into_owned();
+    }
+    Ok(())
 }
 
 /// Reads sections with settings. `null` is a return to the value of the configuration.

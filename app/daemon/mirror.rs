@@ -312,6 +312,7 @@ pub(super) mod samples {
             sequential: false,
             ends_first: false,
             root: "/".into(),
+            complete_root: None,
             peer_count: 0,
             order: ecs_torrent_protocol::time::Timestamp::ZERO,
             availability: None,

@@ -20,7 +20,7 @@ use tokio::task::spawn_blocking;
 use super::adding::{failed, refuse_if_stopping};
 use super::answers::Refusal;
 use super::requests::{NoParameters, require_type};
-use super::{Shared, roots};
+use super::{Shared, changing, roots};
 use crate::archive::{self, Admission, ArchiveError, Imported, ImportedTorrent, LeftOut, Rules, Staged};
 use crate::{Error, InfoHash};
 
@@ -121,14 +121,22 @@ async fn finish(
     let _turn = shared.turns.take_all().await;
     refuse_if_stopping(&shared)?;
     let mut imported = spawn_blocking(move || staged.commit()).await.map_err(failed)??;
-    if let Some(patch) = settings {
+    if let Some(mut patch) = settings {
         let id = settings_blob().as_str().to_owned();
-        match shared.torrents.change_settings(patch).await {
+        let changed = match changing::find_folder(&shared.roots, &mut patch) {
+            Ok(()) => shared
+                .torrents
+                .change_settings(patch)
+                .await
+                .map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        match changed {
             Ok(_) => imported.features.push(id),
-            Err(error) => imported.left_out.push(LeftOut {
+            Err(reason) => imported.left_out.push(LeftOut {
                 id,
                 name: String::new(),
-                reason: error.to_string(),
+                reason,
             }),
         }
     }

@@ -9,21 +9,22 @@ use bevy_ecs::prelude::*;
 pub struct CompleteRoot {
     /// The folder.
     pub root: PathBuf,
-    /// Whether the files were on their way there in this run. A move that failed is not tried again in a loop.
-    pub is_requested: bool,
+    /// The state of the move to it.
+    pub progress: CompleteMove,
 }
 
-impl CompleteRoot {
-    /// A torrent whose files go to `root` when it is complete.
-    #[must_use]
-    pub fn new(root: PathBuf) -> Self {
-        Self {
-            root,
-            is_requested: false,
-        }
-    }
+/// The state of the move of a complete torrent to its download folder, in this run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CompleteMove {
+    /// The torrent is not complete.
+    Waiting,
+    /// The move was requested, or an earlier run has begun it.
+    Begun,
+    /// The move failed. It is tried again when the engine starts again.
+    Failed,
 }
 
-/// Exists in engines that move torrents out of the folder for incomplete torrents.
+/// Exists in engines that move torrents out of the folder for incomplete torrents. They write
+/// [`FilesSettled`](crate::messages::FilesSettled).
 #[derive(Resource, Debug, Default)]
 pub struct IncompleteFolder;

@@ -97,6 +97,14 @@ pub struct PlacedIncomplete {
     pub complete_root: PathBuf,
 }
 
+/// The files of a torrent that has completed have their final folder and names. If they cannot be moved there, they
+/// stay where they are.
+#[derive(Message, Debug, Clone)]
+pub struct FilesSettled {
+    /// The torrent.
+    pub torrent: Entity,
+}
+
 /// A torrent's files have another download folder now, and go to no other one by themselves.
 #[derive(EntityEvent, Debug, Clone)]
 pub struct FilesPlaced {

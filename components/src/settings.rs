@@ -24,7 +24,8 @@ use crate::labels::{Category, LabelBounds};
 use crate::networks::Network;
 
 pub use self::changes::{
-    ChangeError, ChangeSettings, ChangedSettings, Effect, SettingChanges, SettingLayers, SettingsChanged, SettingsPatch,
+    ChangeError, ChangeSettings, ChangedSettings, Effect, INCOMPLETE_DIR, SettingChanges, SettingLayers,
+    SettingsChanged, SettingsPatch,
 };
 pub use self::queue::{NO_MAXIMUM, QueueSettings};
 pub use self::ranges::{Number, Numbers, SettingError, check_numbers};

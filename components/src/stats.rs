@@ -94,8 +94,10 @@ pub struct TorrentStats {
     pub sequential: bool,
     /// Whether the first and last pieces of each file are requested first.
     pub ends_first: bool,
-    /// The download folder.
+    /// The folder in which the files are.
     pub root: PathBuf,
+    /// The download folder to which the files go when the torrent is complete. `None` if they are there already.
+    pub complete_root: Option<PathBuf>,
     /// Number of connected peers.
     pub peer_count: u32,
     /// When the torrent was listed in this run, which orders lists.

@@ -33,8 +33,9 @@ use ecs_torrent_components::commands::{
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::lifecycle::ChangedFacts;
 use ecs_torrent_components::messages::{
-    FailTorrent, LifecycleChanged, MetadataKnown, MetadataSaved, RequestStop, TorrentAdded, TorrentBlocked,
-    TorrentCompleted, TorrentFailed, TorrentPaused, TorrentRestarting, TorrentStarted, TorrentStopped, WantedChanged,
+    FailTorrent, FilesSettled, LifecycleChanged, MetadataKnown, MetadataSaved, RequestStop, TorrentAdded,
+    TorrentBlocked, TorrentCompleted, TorrentFailed, TorrentPaused, TorrentRestarting, TorrentStarted, TorrentStopped,
+    WantedChanged,
 };
 use ecs_torrent_components::torrent::{StopPhase, TorrentIndex};
 use ecs_torrent_engine::jobs::Jobs;
@@ -117,6 +118,7 @@ fn add_messages(app: &mut App) {
         .add_message::<LifecycleChanged>()
         .add_message::<TorrentStarted>()
         .add_message::<TorrentCompleted>()
+        .add_message::<FilesSettled>()
         .add_message::<TorrentBlocked>()
         .add_message::<TorrentRestarting>()
         .add_message::<TorrentFailed>()

@@ -16,6 +16,7 @@ use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use bevy_platform::collections::{HashMap, HashSet};
 use ecs_torrent_components::session::{FileId, NearestFolder};
+use ecs_torrent_components::torrent::Torrent;
 use ecs_torrent_engine::ports::disk::FolderIds;
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::bitfield::Bitfield;
@@ -244,6 +245,12 @@ impl FileRegistry {
         keys.sort_unstable();
         keys.dedup();
         self.set(torrent, name, keys);
+    }
+
+    /// Adds the files of a torrent in a folder to which they will go.
+    pub(crate) fn add_folder(&mut self, torrent: &Torrent, root: &Path, files: &FileTable) {
+        let keys = FolderKeys::new(root).of_table(files, |_| None);
+        self.add(torrent.id(), &torrent.name, keys);
     }
 
     /// Marks a torrent as stopped. It holds the files in `whole` completely, and keeps the others too.

@@ -9,6 +9,7 @@ use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::candidates::{CandidateSource, CandidateSources, Candidates, SourceCounts};
 use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::commands::{CommandQueue, GetFiles, GetStats, ListTorrents, TorrentNotFound};
+use ecs_torrent_components::incomplete::CompleteRoot;
 use ecs_torrent_components::labels::Labels;
 use ecs_torrent_components::lifecycle::{Moving, Readiness};
 use ecs_torrent_components::peer::{Direction, Peer, PeerPieces, PeerRates, PeerState, Transport};
@@ -82,7 +83,7 @@ type TorrentData = (
         &'static Dates,
         &'static TorrentRates,
     ),
-    &'static Storage,
+    (&'static Storage, Option<&'static CompleteRoot>),
     Option<(&'static Layout, &'static Have)>,
     (
         Option<&'static WantedPieces>,
@@ -171,7 +172,7 @@ impl StatsParams<'_, '_> {
             torrent,
             (lifecycle, readiness),
             (counters, activity, dates, rates),
-            storage,
+            (storage, complete_root),
             sizes,
             (wanted, choice, limits, labels),
             (seeding, record, seeding_time, (order_in_queue, forced, slow)),
@@ -225,6 +226,7 @@ impl StatsParams<'_, '_> {
             sequential: order.sequential,
             ends_first: order.ends_first,
             root: storage.root.clone(),
+            complete_root: complete_root.map(|complete| complete.root.clone()),
             peer_count: peers.map_or(0, RelationshipTarget::len).try_into().unwrap_or(u32::MAX),
             order: torrent.added,
             availability: None,
@@ -328,6 +330,12 @@ fn speed_of(lifecycle: &Lifecycle, readiness: Readiness, rates: &TorrentRates, n
         download: if is_receiving { rates.download(now) } else { 0 },
         upload: if is_sending { rates.upload(now) } else { 0 },
     }
+}
+
+/// Returns the number of bytes that a check has hashed so far.
+fn checked_size(geometry: &Geometry, check: &Check) -> u64 {
+    let checked = u64::from(check.checked_count()) * u64::from(geometry.piece_length());
+    checked.min(geometry.pieces_size())
 }
 
 /// Returns the size of all wanted pieces.

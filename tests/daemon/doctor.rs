@@ -79,6 +79,18 @@ fn each_problem_comes_with_advice() {
         clock[1] == "warning" && clock[2].contains(" in the future"),
         "{clock:?}"
     );
+    for (path, verdict, text) in [
+        ("file", "problem", "is not a folder"),
+        ("new", "good", ", will be created, "),
+    ] {
+        fs::write(folder.join("c.ron"), format!("(storage: (incomplete_dir: {path:?}))")).unwrap();
+        let (_, found) = findings(folder, &["--config", "c.ron"]);
+        let incomplete = of(&found, "folder for incomplete torrents");
+        assert!(
+            incomplete[1] == verdict && incomplete[2].contains(text),
+            "{incomplete:?}"
+        );
+    }
     fs::write(folder.join("c.ron"), "(tick: (max_interval_ms: 0))").unwrap();
     let (is_content, found) = findings(folder, &["--config", "c.ron"]);
     assert!(!is_content && found.len() == 1);

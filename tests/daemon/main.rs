@@ -35,6 +35,7 @@ mod fields;
 mod flooding;
 mod formats;
 mod impostors;
+mod incomplete;
 mod labels;
 mod limits;
 mod lists;

@@ -178,6 +178,11 @@ fn what_is_in_the_way_is_not_touched() {
     let slow = Seed::limited(&torrent, 20);
     let id = add(&bed, &torrent, Some(&slow));
     bed.wait_downloading(id);
+    // A save registers the new files, and the folder to which they will go stays registered.
+    wait_until("a saved piece", || {
+        let session = torrent.session(&place.state());
+        session.is_some_and(|session| session.have.to_set(session.pieces).unwrap().count() > 0)
+    });
     for root in [place.complete(), place.incomplete()] {
         let options = AddOptions {
             root: Some(root),

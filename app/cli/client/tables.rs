@@ -9,7 +9,7 @@ use super::values::text;
 use crate::cli::output::{self, printable};
 
 /// The fields that `stats` prints by default.
-pub(super) const GLANCE: [Field; 13] = [
+pub(super) const GLANCE: [Field; 14] = [
     Field::Name,
     Field::InfoHash,
     Field::State,
@@ -21,6 +21,7 @@ pub(super) const GLANCE: [Field; 13] = [
     Field::Downloaded,
     Field::Uploaded,
     Field::Root,
+    Field::CompleteRoot,
     Field::Peers,
     Field::Trackers,
 ];
@@ -252,6 +253,7 @@ fn name_of(field: &str) -> String {
     match field {
         "info_hash" => "info-hash".to_owned(),
         "root" => "folder".to_owned(),
+        "complete_root" => "folder when complete".to_owned(),
         "seconds_active" => "time active".to_owned(),
         "seconds_seeding" => "time seeding".to_owned(),
         "eta" => "ETA".to_owned(),

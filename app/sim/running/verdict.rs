@@ -144,6 +144,11 @@ impl Stage<'_> {
                     finished.insert(*who, at.since(Timestamp::ZERO + actor.ahead));
                     let session = self.sim.state(actor.node).session(self.content.info_hash());
                     let names = session.as_ref().map(Session::names).unwrap_or_default();
+                    let has_folder = self.scenario.settings.storage.incomplete_dir.is_some();
+                    if has_folder && session.as_ref().is_some_and(|session| session.complete_root.is_some()) {
+                        let what = format!("{who} is complete and not in its download folder");
+                        self.troubles.push(Trouble::Other(what));
+                    }
                     let root = session.map_or_else(|| PathBuf::from(FOLDER), |session| session.root);
                     if !self.sim.has(actor.node, root, &self.content.renamed(&names)) {
                         let what = format!("{who} says that it has everything, and has not");

@@ -12,6 +12,9 @@ use serde_json::Value;
 use super::{Numbers, SettingError, Settings};
 use crate::commands::Reply;
 
+/// The name of the setting of the folder for incomplete torrents.
+pub const INCOMPLETE_DIR: &str = "storage.incomplete_dir";
+
 /// Settings that differ from the configuration, by name (`section.name`).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -63,9 +66,9 @@ impl Effect {
     #[must_use]
     pub fn of(section: &str, name: &str) -> Self {
         match (section, name) {
-            ("session", "state_dir") | ("storage", "download_dir" | "incomplete_dir") => Self::ConfigurationOnly,
+            ("session", "state_dir") | ("storage", "download_dir") => Self::ConfigurationOnly,
             ("net", "connect_timeout_s")
-            | ("storage", "check_memory_bytes" | "part_suffix")
+            | ("storage", "check_memory_bytes" | "incomplete_dir" | "part_suffix")
             | ("dht", "announce_interval_s") => Self::Now,
             ("net" | "storage" | "dht", _)
             | ("tick", "min_interval_us")
@@ -162,7 +165,12 @@ impl Settings {
                 reason: error.to_string(),
             })?;
         }
+        let chosen = changes.0.contains_key(INCOMPLETE_DIR);
+        let chosen = chosen.then(|| changed.storage.incomplete_dir.take());
         changed.take_folders(self);
+        if let Some(folder) = chosen {
+            changed.storage.incomplete_dir = folder;
+        }
         changed.check()?;
         Ok(changed)
     }
@@ -282,6 +290,12 @@ impl SettingLayers {
         for (settings, tree) in [(&mut self.active, &active), (settings, &read)] {
             if let Ok(mut changed) = Settings::deserialize(tree) {
                 changed.take_folders(settings);
+                if names.iter().any(|name| name == INCOMPLETE_DIR) {
+                    changed
+                        .storage
+                        .incomplete_dir
+                        .clone_from(&target.storage.incomplete_dir);
+                }
                 *settings = changed;
             }
         }
@@ -345,6 +359,8 @@ mod tests {
         assert_eq!(refused("limits.x", 1.into()), "limits.x: there is no such setting");
         assert!(refused("session.state_dir", "x".into()).contains("configuration file only"));
         assert!(refused("storage.download_dir", "x".into()).contains("configuration file only"));
+        let error = refused("storage.incomplete_dir", "".into());
+        assert_eq!(error, "storage.incomplete_dir: the path is empty");
         for (value, reason) in [
             (Value::from(-5), "-5 is too small"),
             (100.into(), "100 is too small"),
@@ -396,10 +412,15 @@ mod tests {
         let patch = SettingsPatch::default()
             .set("net.threads", 3)
             .set("peers.max_connections", 5000)
+            .set("storage.incomplete_dir", "/incomplete")
             .set("uploads.slots", 3);
         let patched = layers.patched(&layers.changes, &patch).unwrap();
         let names = layers.apply(patched, &mut settings);
-        assert_eq!(names, ["peers.max_connections", "uploads.slots"]);
+        assert_eq!(
+            names,
+            ["peers.max_connections", "storage.incomplete_dir", "uploads.slots"]
+        );
+        assert_eq!(settings.storage.incomplete_dir, Some("/incomplete".into()));
         assert_eq!((settings.net.threads, settings.uploads.slots), (1, 3));
         assert_eq!(
             settings.peers.max_connections, 900,
@@ -411,8 +432,13 @@ mod tests {
         assert_eq!((next.active.net.threads, next.active.uploads.slots), (3, 3));
 
         let back = SettingsPatch::default().reset("net.threads").reset("uploads.slots");
+        let back = back.reset("storage.incomplete_dir");
         let patched = layers.patched(&layers.changes, &back).unwrap();
-        assert_eq!(layers.apply(patched, &mut settings), ["uploads.slots"]);
+        assert_eq!(
+            layers.apply(patched, &mut settings),
+            ["storage.incomplete_dir", "uploads.slots"]
+        );
+        assert_eq!(settings.storage.incomplete_dir, None);
         assert_eq!(settings.uploads.slots, 8);
         assert_eq!(layers.needs_restart(), Vec::<String>::new());
         let unknown = SettingsPatch::default().reset("uploads.slot");

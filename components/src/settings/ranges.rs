@@ -100,6 +100,16 @@ pub enum SettingError {
         /// The maximum number.
         most: usize,
     },
+    /// A folder cannot be used.
+    #[error("{section}.{name}: {reason}")]
+    Folder {
+        /// The section.
+        section: &'static str,
+        /// The name in the section.
+        name: &'static str,
+        /// The problem, human-readable.
+        reason: String,
+    },
 }
 
 /// Maximum number of entries of `peers.blocked`.
@@ -113,7 +123,9 @@ impl SettingError {
     #[must_use]
     pub fn key(&self) -> (&'static str, &'static str) {
         match *self {
-            Self::Range { section, name, .. } | Self::Length { section, name, .. } => (section, name),
+            Self::Range { section, name, .. }
+            | Self::Length { section, name, .. }
+            | Self::Folder { section, name, .. } => (section, name),
             Self::Order { section, small, .. } => (section, small),
         }
     }
@@ -421,7 +433,25 @@ impl Settings {
                 });
             }
         }
+        self.storage.check()?;
         check_numbers(&self.numbers())
+    }
+}
+
+impl StorageSettings {
+    /// Checks the folders, without a look at the disk.
+    ///
+    /// # Errors
+    /// If the path of a folder is empty.
+    pub fn check(&self) -> Result<(), SettingError> {
+        match &self.incomplete_dir {
+            Some(folder) if folder.as_os_str().is_empty() => Err(SettingError::Folder {
+                section: "storage",
+                name: "incomplete_dir",
+                reason: "the path is empty".to_owned(),
+            }),
+            _ => Ok(()),
+        }
     }
 }
 

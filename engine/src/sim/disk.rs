@@ -13,6 +13,7 @@ mod moving;
 mod padding_tests;
 mod port;
 mod storage;
+mod suffixes;
 #[cfg(test)]
 mod tests;
 mod volume;
@@ -40,6 +41,17 @@ use crate::port::JobTag;
 use crate::ports::disk::{
     DeletedFiles, DiskAction, DiskDone, DiskError, DiskEvent, FileNeeds, HeldPieces, ReadPurpose,
 };
+
+/// The file that may have the suffix of incomplete files.
+#[derive(Clone, Copy)]
+enum LookFor {
+    /// A file of the session.
+    Known,
+    /// A file with the torrent's mark.
+    Marked,
+    /// Any file.
+    Any,
+}
 
 /// Speed of a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

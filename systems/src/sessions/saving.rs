@@ -626,6 +626,9 @@ impl SessionWriter<'_, '_> {
         let keys = FolderKeys::new(root).with_folders(saved.state.folders());
         let keys = keys.of_table(files, |index| saved.state.id(index));
         self.registry.set(saved.torrent.id(), &saved.torrent.name, keys);
+        if let Some(complete) = saved.complete_root {
+            self.registry.add_folder(saved.torrent, &complete.root, files);
+        }
     }
 }
 

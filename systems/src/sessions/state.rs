@@ -861,6 +861,12 @@ impl SessionState {
         self.saved.is_some_and(is_it) && self.additions.is_durable() && !self.is_damaged
     }
 
+    /// Whether all files that are complete with the held pieces have their final names: the sync of the last save has
+    /// taken the suffix from them.
+    pub(crate) fn has_final_names(&self, have: &Bitfield) -> bool {
+        !self.part_suffix || self.saved.is_some_and(|saved| saved.have_count == have.count())
+    }
+
     /// Whether the contents of the state folder for the torrent are known.
     pub(crate) fn is_loaded(&self) -> bool {
         self.is_loaded

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use ecs_torrent_components::ids::StorageId;
 use rustix::io::Errno;
 
+use super::LookFor;
 use super::file::File;
-use super::storage::{DiskContext, LookFor, Storage};
+use super::storage::{DiskContext, Storage};
 use crate::ports::disk::{
     self, DeletedFiles, DiskAction, DiskDone, DiskError, FileClaims, FileMove, FoundFile, FoundFiles, KeptReason,
     MoveStep, Provenance, Refusal,

@@ -13,6 +13,7 @@ use ecs_torrent_protocol::geometry::Span;
 use rustix::io::Errno;
 
 use super::super::contents::{Contents, Gathering};
+use super::LookFor;
 use super::extents::Data;
 use super::faults::DiskFault;
 use super::file::{File, Stamp};
@@ -33,10 +34,10 @@ pub(super) struct Storage {
     pub(super) root: PathBuf,
     /// Expected mount point of the volume.
     volume: Option<PathBuf>,
-    table: FileTable,
+    pub(super) table: FileTable,
     claims: FileClaims,
     /// The names of incomplete files, if these have a suffix.
-    names: Option<PartNames>,
+    pub(super) names: Option<PartNames>,
     owners: Owners,
     state: Mutex<State>,
     /// The part file, once a file is or was skipped.
@@ -74,17 +75,6 @@ struct Known {
 enum Access {
     Write,
     Compare,
-}
-
-/// The file that may have the suffix of incomplete files.
-#[derive(Clone, Copy)]
-pub(super) enum LookFor {
-    /// A file of the session.
-    Known,
-    /// A file with the torrent's mark.
-    Marked,
-    /// Any file.
-    Any,
 }
 
 /// The disk, while an operation is carried out on it.
@@ -496,60 +486,16 @@ impl Storage {
         Ok(synced)
     }
 
-    /// Takes the suffix from the complete files, as the real backend does.
-    fn drop_suffixes(&self, context: &mut DiskContext<'_>, synced: &mut Vec<SyncedFile>, held: &HeldPieces) {
-        let Some(names) = &self.names else { return };
-        for index in names.take_complete(held) {
-            let place = synced.iter().position(|file| file.index == index);
-            let is_in_doubt = place.is_some_and(|place| synced[place].stamp.is_none());
-            let known = self.lock().known.get(&index).copied();
-            let (from, to) = (self.named(index), self.path(&self.table.files()[index]));
-            let is_own = |found: &File| {
-                known.is_some_and(|known| {
-                    let is_same = known.id == found.id() && known.stamp == found.stamp;
-                    is_same && known.provenance == Provenance::Created
-                })
-            };
-            let is_taken = context.volume.file(&to).is_some();
-            if is_in_doubt || is_taken || !context.volume.file(&from).is_some_and(is_own) {
-                continue;
-            }
-            context.volume.rename(&from, &to);
-            names.set(&self.table, index, false);
-            if place.is_none() {
-                synced.extend(self.synced(context, index, &to));
-            }
-        }
-    }
-
-    /// Finds out whether a file has the suffix of incomplete files, as the real backend does.
-    pub(super) fn find_suffix(&self, context: &DiskContext<'_>, index: usize, which: LookFor) {
-        let Some(names) = &self.names else { return };
-        let Some(with_suffix) = names.with_suffix(&self.table, index) else {
-            return;
-        };
-        let is_own = |file: &File| match which {
-            LookFor::Known => self.is_own(index, file),
-            LookFor::Marked => self.is_marked(index, file),
-            LookFor::Any => true,
-        };
-        let found = context.volume.file(&self.path(with_suffix));
-        let is_new = || context.volume.file(&self.path(&self.table.files()[index])).is_none();
-        names.set(&self.table, index, found.map_or_else(is_new, is_own));
-        if found.is_some() {
-            names.record_existing(index);
-        }
-    }
-
-    /// Gives a file that does not exist here the name that it has in another storage.
-    pub(super) fn take_suffix(&self, index: usize, other: &Self) {
-        if let (Some(names), Some(others)) = (&self.names, &other.names) {
-            names.set(&self.table, index, others.current(index).is_some());
-        }
+    /// Whether a file is as this storage left it, and was created by this torrent.
+    pub(super) fn is_as_left(&self, index: usize, file: &File) -> bool {
+        let known = self.lock().known.get(&index).copied();
+        known.is_some_and(|known| {
+            (known.id, known.stamp, known.provenance) == (file.id(), file.stamp, Provenance::Created)
+        })
     }
 
     /// Result of syncing a file.
-    fn synced(&self, context: &DiskContext<'_>, index: usize, path: &Path) -> Option<SyncedFile> {
+    pub(super) fn synced(&self, context: &DiskContext<'_>, index: usize, path: &Path) -> Option<SyncedFile> {
         let mut state = self.lock();
         let known = state.known.get_mut(&index)?;
         let is_in_doubt = std::mem::take(&mut known.is_in_doubt);
@@ -738,7 +684,7 @@ impl Storage {
     }
 
     /// Returns the path that a file of the table has now.
-    fn named(&self, index: usize) -> PathBuf {
+    pub(super) fn named(&self, index: usize) -> PathBuf {
         let current = self.names.as_ref().and_then(|names| names.current(index));
         self.path(current.unwrap_or_else(|| &self.table.files()[index]))
     }

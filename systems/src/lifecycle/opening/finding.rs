@@ -235,8 +235,7 @@ impl Finder<'_, '_> {
             .and_then(|opening| opening.complete_root.as_deref());
         let known = opened.complete_root.map(|complete| complete.root.as_path());
         if let Some(root) = placed.or(known) {
-            let keys = FolderKeys::new(root).of_table(files, |_| None);
-            self.registry.add(opened.torrent.id(), &opened.torrent.name, keys);
+            self.registry.add_folder(opened.torrent, root, files);
         }
         let is_shared = !self.registry.shared_files(opened.torrent.id()).is_empty();
         let must = is_shared && opened.state.stop_overwriting();
