@@ -52,8 +52,8 @@ pub use ecs_torrent_engine::schedule::{Tick, TickSet};
 pub use ecs_torrent_protocol::time::Timestamp;
 pub use ecs_torrent_systems::picking::Picker;
 pub use ecs_torrent_systems::picking::rarity::NORMAL_PRIORITY;
-pub use ecs_torrent_systems::stop_participants::{AddStopParticipant, StopDuty};
-pub use ecs_torrent_systems::{DecideSet, TorrentPlugins};
+pub use ecs_torrent_systems::stop_participants::{AddStopParticipant, Ending, StopDuty, StopTurn};
+pub use ecs_torrent_systems::{DecideSet, ReapSet, TorrentPlugins};
 
 pub use crate::id::TorrentId;
 pub use crate::running::Engine;

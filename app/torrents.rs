@@ -59,8 +59,9 @@ impl Torrents {
     /// Adds a torrent with default options: downloads missing data into the download folder of the settings, then
     /// seeds.
     ///
-    /// Adding a torrent that is already present changes nothing and returns the same id; if it is paused, it stays
-    /// paused.
+    /// Adding a torrent that is already present returns the same id. The torrent gets the trackers of the source,
+    /// unless it is private. Without metadata, it takes the metadata of the source, or the hints of a magnet link. A
+    /// torrent that has failed for good is tried again. A paused torrent stays paused.
     ///
     /// ```
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
@@ -82,8 +83,12 @@ impl Torrents {
     ///
     /// Existing files are never overwritten unless [`AddOptions::overwrite`] says so. Their correct data is used. A
     /// torrent that would have to change the rest is refused, or fails once the files have been checked; it can then be
-    /// added with other options. Adding a torrent that is already present gives it the peers of the options. If the
-    /// options select no files, the files that a magnet link selects (`so=`, BEP 53) are downloaded.
+    /// added with other options. If the options select no files, the files that a magnet link selects (`so=`, BEP 53)
+    /// are downloaded.
+    ///
+    /// Adding a torrent that is already present gives it the peers and the labels of the options, and changes it as
+    /// [`Torrents::download`] does. The other options apply to a torrent without metadata, and to one that has failed
+    /// for good and is tried again.
     ///
     /// A link with a public key (BEP 46) is followed as by [`Dht::follow`](crate::dht::Dht::follow).
     ///

@@ -1,8 +1,8 @@
-//! The log: lines for the standard error stream, written by a dedicated thread.
+//! The log: lines for the standard error stream and for a file, each written by a dedicated thread.
 //!
 //! Logging only queues a line. A stalled reader of the log (a terminal on Ctrl-S, a full pipe) stalls neither the
-//! engine nor the API. If the queue is full, new lines are dropped and counted. The count is written as soon as the
-//! reader reads again. Repeated lines of one kind are summed up ([`Repeats`]).
+//! engine, nor the API, nor the file. If a queue is full, new lines are dropped and counted. The count is written as
+//! soon as lines can be written again. Repeated lines of one kind are summed up ([`Repeats`]).
 
 mod repeats;
 #[cfg_attr(not(feature = "daemon"), allow(dead_code, reason = "only the daemon has a log file"))]
@@ -24,7 +24,7 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 pub(super) use self::repeats::Repeats;
 pub(super) use self::rotating::RotatingFile;
 
-/// Maximum number of queued lines: less than 1 MiB at the usual line length. Further lines are dropped.
+/// Maximum number of lines in each queue: less than 1 MiB at the usual line length. Further lines are dropped.
 const MAX_LINES: usize = 4096;
 
 /// Time limit for writing the last lines when the command ends.
@@ -61,43 +61,71 @@ impl LineTime {
     }
 }
 
-/// A handle that queues lines for the log's thread. Clones share the thread.
+/// A handle that queues lines for the log's threads. Clones share the threads.
 #[derive(Clone)]
 pub(super) struct Log {
     queue: Sender<Entry>,
-    /// Number of lines that did not fit into the queue.
-    dropped: Arc<AtomicU64>,
+    dropped: Dropped,
 }
 
-/// An entry in the queue of the log's thread.
+/// The numbers of lines that did not fit into a queue.
+#[derive(Clone, Default)]
+struct Dropped {
+    /// Lines that the file lacks.
+    unwritten: Arc<AtomicU64>,
+    /// Lines that the standard error stream lacks.
+    unshown: Arc<AtomicU64>,
+}
+
+/// An entry in the queue of the first thread, which writes the file.
 enum Entry {
     Line(Vec<u8>),
-    /// A request to answer when all earlier entries are written.
-    Written(Sender<()>),
+    /// A request to answer when all earlier entries are written, and the time after which no caller waits for that.
+    Written(Sender<()>, Instant),
     /// A file that gets all later lines too.
     AddFile(Box<RotatingFile>),
 }
 
+/// An entry in the queue of the second thread, which writes the standard error stream.
+enum Shown {
+    Line(Vec<u8>),
+    /// A request to answer when all earlier lines are written.
+    Written(Sender<()>),
+}
+
 impl Log {
-    /// Starts the log's thread, which passes each line to `write`. `write` may block indefinitely.
+    /// Starts the log's threads, which pass each line to `write`. `write` may block indefinitely.
     pub(super) fn start(
         time: LineTime,
         repeats: Repeats,
         write: impl FnMut(&[u8]) + Send + 'static,
     ) -> io::Result<Self> {
         let (queue, entries) = bounded(MAX_LINES);
-        let dropped = Arc::new(AtomicU64::new(0));
+        let (screen, shown) = bounded(MAX_LINES);
+        let dropped = Dropped::default();
         let log = Self {
             queue,
             dropped: dropped.clone(),
         };
+        let unshown = Report::new(&dropped.unshown, "the log is read too slowly", time);
         thread::Builder::new()
             .name("ecs-torrent-log".into())
-            .spawn(move || write_lines(&entries, &dropped, time, &repeats, write))?;
+            .spawn(move || show_lines(&shown, unshown, write))?;
+        let output = Output {
+            screen,
+            file: None,
+            has_failed: false,
+            unwritten: Report::new(&dropped.unwritten, "the log file is written too slowly", time),
+            dropped,
+            time,
+        };
+        thread::Builder::new()
+            .name("ecs-torrent-log-file".into())
+            .spawn(move || write_lines(&entries, output, &repeats))?;
         Ok(log)
     }
 
-    /// Adds a file, which gets all later lines. The log's thread writes it, so that a slow disk stalls nothing else.
+    /// Adds a file, which gets all later lines.
     #[cfg_attr(not(feature = "daemon"), allow(dead_code, reason = "only the daemon has a log file"))]
     pub(super) fn add_file(&self, file: RotatingFile) {
         // This fails only if the thread is gone, and the log with it.
@@ -108,33 +136,22 @@ impl Log {
     pub(super) fn close(&self) {
         let deadline = Instant::now() + CLOSE_TIMEOUT;
         let (answer, is_written) = bounded(1);
-        if self.queue.send_deadline(Entry::Written(answer), deadline).is_ok() {
-            // Fails at the deadline, or if the thread is gone: the command ends in either case.
+        let request = Entry::Written(answer, deadline);
+        if self.queue.send_deadline(request, deadline).is_ok() {
+            // Fails at the deadline, or if a thread is gone: the command ends in either case.
             let _ = is_written.recv_deadline(deadline);
         }
     }
 }
 
-fn write_lines(
-    entries: &Receiver<Entry>,
-    dropped: &AtomicU64,
-    time: LineTime,
-    repeats: &Repeats,
-    write: impl FnMut(&[u8]),
-) {
-    let mut reported = 0;
-    let mut output = Output {
-        write,
-        file: None,
-        has_failed: false,
-        time,
-    };
+/// Writes the queued lines to the file, and passes them on.
+fn write_lines(entries: &Receiver<Entry>, mut output: Output, repeats: &Repeats) {
     loop {
         let line = match entries.recv_timeout(SUM_INTERVAL) {
             Ok(Entry::Line(line)) => Some(line),
-            Ok(Entry::Written(answer)) => {
+            Ok(Entry::Written(answer, deadline)) => {
                 // If this fails, no caller waits any longer.
-                let _ = answer.try_send(());
+                let _ = output.screen.send_deadline(Shown::Written(answer), deadline);
                 continue;
             }
             Ok(Entry::AddFile(file)) => {
@@ -145,40 +162,93 @@ fn write_lines(
             Err(RecvTimeoutError::Disconnected) => return,
         };
         for sum in repeats.sums(Instant::now()) {
-            output.line(time.line(&sum).as_bytes());
+            let sum = output.time.line(&sum);
+            output.line(sum.into_bytes());
         }
         let Some(line) = line else { continue };
-        output.line(&line);
-        let dropped = dropped.load(Ordering::Acquire);
-        if dropped > reported {
-            let lines = dropped - std::mem::replace(&mut reported, dropped);
-            let text = format!(" WARN {lines} log lines were dropped: the log is read too slowly");
-            output.line(time.line(&text).as_bytes());
+        output.line(line);
+        if let Some(report) = output.unwritten.next() {
+            output.write(report.as_bytes());
         }
     }
 }
 
-/// The places that lines go to.
-struct Output<W> {
-    write: W,
-    file: Option<Box<RotatingFile>>,
-    /// Whether the latest line could not be written to the file.
-    has_failed: bool,
+/// Writes the lines of the standard error stream.
+fn show_lines(lines: &Receiver<Shown>, mut unshown: Report, mut write: impl FnMut(&[u8])) {
+    for entry in lines {
+        match entry {
+            Shown::Line(line) => {
+                write(&line);
+                if let Some(report) = unshown.next() {
+                    write(report.as_bytes());
+                }
+            }
+            // If this fails, no caller waits any longer.
+            Shown::Written(answer) => drop(answer.try_send(())),
+        }
+    }
+}
+
+/// A report on lines that a place of the log lacks.
+struct Report {
+    dropped: Arc<AtomicU64>,
+    reported: u64,
+    reason: &'static str,
     time: LineTime,
 }
 
-impl<W: FnMut(&[u8])> Output<W> {
-    /// Writes a line to the file first, whose writing takes a bounded time.
-    fn line(&mut self, line: &[u8]) {
-        if let Some(file) = &mut self.file {
-            let written = file.write(&plain(line, self.time));
-            let was_failed = std::mem::replace(&mut self.has_failed, written.is_err());
-            if let Some(error) = written.err().filter(|_| !was_failed) {
-                let text = format!(" WARN cannot write the log file: {error}");
-                (self.write)(self.time.line(&text).as_bytes());
-            }
+impl Report {
+    fn new(dropped: &Arc<AtomicU64>, reason: &'static str, time: LineTime) -> Self {
+        Self {
+            dropped: dropped.clone(),
+            reported: 0,
+            reason,
+            time,
         }
-        (self.write)(line);
+    }
+
+    /// Returns a line with the number of lines that were dropped since the last report.
+    fn next(&mut self) -> Option<String> {
+        let dropped = self.dropped.load(Ordering::Acquire);
+        let count = dropped - std::mem::replace(&mut self.reported, dropped);
+        let text = |reason| format!(" WARN {count} log lines were dropped: {reason}");
+        (count > 0).then(|| self.time.line(&text(self.reason)))
+    }
+}
+
+/// The places that lines go to.
+struct Output {
+    screen: Sender<Shown>,
+    file: Option<Box<RotatingFile>>,
+    /// Whether the latest line could not be written to the file.
+    has_failed: bool,
+    unwritten: Report,
+    dropped: Dropped,
+    time: LineTime,
+}
+
+impl Output {
+    /// Writes a line to the file, and queues it for the standard error stream.
+    fn line(&mut self, line: Vec<u8>) {
+        self.write(&line);
+        self.show(line);
+    }
+
+    /// Writes a line to the file, if there is one.
+    fn write(&mut self, line: &[u8]) {
+        let Some(file) = &mut self.file else { return };
+        let written = file.write(&plain(line, self.time));
+        let was_failed = std::mem::replace(&mut self.has_failed, written.is_err());
+        if let Some(error) = written.err().filter(|_| !was_failed) {
+            let text = format!(" WARN cannot write the log file: {error}");
+            self.show(self.time.line(&text).into_bytes());
+        }
+    }
+
+    fn show(&self, line: Vec<u8>) {
+        if self.screen.try_send(Shown::Line(line)).is_err() {
+            self.dropped.unshown.fetch_add(1, Ordering::AcqRel);
+        }
     }
 }
 
@@ -193,13 +263,14 @@ fn plain(line: &[u8], time: LineTime) -> Cow<'_, [u8]> {
     time.line(text.trim_end_matches('\n')).into_bytes().into()
 }
 
-/// A writer that queues each line.
+/// A writer that queues each line. A line that does not fit is missing in the file and on the standard error stream.
 pub(super) struct LogWriter<'l>(&'l Log);
 
 impl Write for LogWriter<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if self.0.queue.try_send(Entry::Line(line.to_vec())).is_err() {
-            self.0.dropped.fetch_add(1, Ordering::AcqRel);
+            self.0.dropped.unwritten.fetch_add(1, Ordering::AcqRel);
+            self.0.dropped.unshown.fetch_add(1, Ordering::AcqRel);
         }
         Ok(line.len())
     }
@@ -241,14 +312,45 @@ mod tests {
         for number in 0..count {
             writeln!(log.make_writer(), "{number}").unwrap();
         }
+        // The stalled thread has one line, and its queue is full.
+        let dropped = count - MAX_LINES - 1;
+        while log.dropped.unshown.load(Ordering::Acquire) < dropped as u64 {
+            thread::yield_now();
+        }
         drop(resume);
         log.close();
         let lines: Vec<String> = written.try_iter().collect();
         let (reports, kept): (Vec<_>, Vec<_>) = lines.iter().partition(|line| line.contains("were dropped"));
-        assert!(kept.len() <= MAX_LINES + 1, "{} lines kept", kept.len());
+        assert_eq!(kept.len(), MAX_LINES + 1);
         assert_eq!(reports.len(), 1, "{reports:?}");
-        let dropped: usize = reports[0].split_whitespace().nth(1).unwrap().parse().unwrap();
-        assert!(dropped >= count - MAX_LINES - 1, "{dropped} of {count}");
+        assert!(reports[0].contains(&format!("{dropped} log lines")), "{reports:?}");
+    }
+
+    /// Lines reach the file while the standard error stream stalls.
+    #[test]
+    fn a_stalled_reader_costs_the_file_nothing() {
+        let (resume, is_resumed) = channel::<()>();
+        let log = Log::start(LineTime { is_shown: false }, Repeats::default(), move |_: &[u8]| {
+            let _ = is_resumed.recv();
+        });
+        let log = log.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        log.add_file(RotatingFile::open(&path, u64::MAX, 1).unwrap());
+        let lines = || std::fs::read_to_string(&path).unwrap().lines().count();
+        let mut count = 0;
+        // More lines than the queues hold together, in parts that the first queue holds.
+        for _ in 0..6 {
+            for _ in 0..MAX_LINES / 2 {
+                writeln!(log.make_writer(), "a line").unwrap();
+            }
+            count += MAX_LINES / 2;
+            while lines() < count {
+                thread::yield_now();
+            }
+        }
+        drop(resume);
+        assert_eq!(lines(), count);
     }
 
     /// A line in a file or a pipe begins with its time.

@@ -13,6 +13,7 @@ use ecs_torrent_components::stats::TorrentStats;
 use ecs_torrent_components::tick_times::TickTimes;
 use ecs_torrent_components::torrent::EngineCounters;
 use ecs_torrent_engine::ports::net::{DatagramCounts, DatagramKind};
+use ecs_torrent_engine::ports::{DiskPort, HashPort, HttpPort, NetPort, StatePort};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text};
 use prometheus_client::metrics::MetricType;
@@ -71,6 +72,8 @@ pub(super) async fn metrics(State(shared): State<Shared>, _: NoParameters) -> Re
 struct EngineState {
     counters: EngineCounters,
     datagrams: DatagramCounts,
+    /// Events that no feature takes, by port.
+    unclaimed: [(&'static str, u64); 5],
     tick_count: u64,
     tick_seconds: [f64; QUANTILES.len()],
 }
@@ -81,6 +84,13 @@ impl EngineState {
         Self {
             counters: world.get_resource().copied().unwrap_or_default(),
             datagrams: world.get_resource().copied().unwrap_or_default(),
+            unclaimed: [
+                ("net", world.resource::<NetPort>().unclaimed_count()),
+                ("disk", world.resource::<DiskPort>().unclaimed_count()),
+                ("hash", world.resource::<HashPort>().unclaimed_count()),
+                ("http", world.resource::<HttpPort>().unclaimed_count()),
+                ("state", world.resource::<StatePort>().unclaimed_count()),
+            ],
             tick_count: ticks.count(),
             tick_seconds: QUANTILES.map(|(_, share)| ticks.quantile(share).as_secs_f64()),
         }
@@ -197,7 +207,11 @@ impl Snapshot {
         metrics.counters(
             ("datagrams_dropped", help, None),
             kinds.chain([([("kind", "unknown")], unknown)]),
-        )
+        )?;
+        let ports = self.engine.unclaimed.iter();
+        let ports = ports.map(|(port, count)| ([("port", *port)], *count));
+        let help = "Events of ports that were dropped because no feature takes them";
+        metrics.counters(("events_unclaimed", help, None), ports)
     }
 
     fn encode_totals(&self, metrics: &mut Metrics<'_>) -> Result<(), fmt::Error> {
@@ -286,4 +300,50 @@ impl Snapshot {
 /// Returns the name of a state without the phase of a stop.
 fn plain(state: &str) -> &str {
     state.split('/').next().unwrap_or(state)
+}
+
+#[cfg(test)]
+mod tests {
+    use bevy_ecs::entity::Entity;
+    use ecs_torrent_engine::port::{Backend, JobTag, Port, PortEvent};
+    use ecs_torrent_engine::ports::state::{StateDone, StateEvent};
+    use ecs_torrent_engine::purpose;
+
+    use super::*;
+
+    /// A backend that only delivers these events.
+    struct Delivery<E>(Vec<E>);
+
+    impl<R, E: PortEvent> Backend<R, E> for Delivery<E> {
+        fn submit(&mut self, _: &mut Vec<R>) {}
+
+        fn poll(&mut self, _: usize, events: &mut Vec<E>) -> bool {
+            events.append(&mut self.0);
+            false
+        }
+    }
+
+    fn port<R: Send + Sync + 'static, E: PortEvent>(events: Vec<E>) -> Port<R, E> {
+        let mut port = Port::new(Box::new(Delivery(events)));
+        port.drain(usize::MAX);
+        port
+    }
+
+    #[test]
+    fn events_that_no_feature_takes_are_counted_by_port() {
+        let mut world = World::new();
+        world.init_resource::<TickTimes>();
+        let tag = JobTag::new(purpose!("nothing"), Entity::PLACEHOLDER);
+        let outcome = Ok(StateDone::Saved);
+        let state: StatePort = port(vec![StateEvent { tag, outcome }]);
+        let (net, disk): (NetPort, DiskPort) = (port(Vec::new()), port(Vec::new()));
+        let (hash, http): (HashPort, HttpPort) = (port(Vec::new()), port(Vec::new()));
+        world.insert_resource(state);
+        world.insert_resource(net);
+        world.insert_resource(disk);
+        world.insert_resource(hash);
+        world.insert_resource(http);
+        let expected = [("net", 0), ("disk", 0), ("hash", 0), ("http", 0), ("state", 1)];
+        assert_eq!(EngineState::read(&mut world).unclaimed, expected);
+    }
 }

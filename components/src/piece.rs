@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bevy_ecs::prelude::*;
 use bytes::Bytes;
+use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::geometry::{BLOCK_SIZE, BlockRequest, Geometry, Span};
 use ecs_torrent_protocol::time::Timestamp;
 use ecs_torrent_protocol::wire::Payload;
@@ -225,9 +226,17 @@ impl ActivePiece {
     /// Number of bytes in blocks received from peers, in this run or an earlier one.
     #[must_use]
     pub fn received_bytes(&self) -> u64 {
+        self.received_bytes_without(None)
+    }
+
+    /// Number of bytes in blocks received from peers, without those of the `saved` blocks, which are on the disk.
+    #[must_use]
+    pub fn received_bytes_without(&self, saved: Option<&Bitfield>) -> u64 {
         let is_sent = |slot: &BlockSlot| slot.received && (slot.from.is_some() || self.is_restored);
+        let is_saved = |block: u32| saved.is_some_and(|blocks| blocks.contains(block));
         let sent = (0..).zip(&self.blocks).filter(|(_, slot)| is_sent(slot));
-        sent.map(|(block, _)| u64::from(self.block_len(block))).sum()
+        let unsaved = sent.map(|(block, _)| block).filter(|block| !is_saved(*block));
+        unsaved.map(|block| u64::from(self.block_len(block))).sum()
     }
 
     /// Drops all blocks, for another try; returns the number of their bytes that peers had sent.

@@ -859,10 +859,15 @@ pub struct LifecycleSettings {
     pub disconnect_timeout_ms: u64,
     /// Time for `stopped` to reach the trackers. Default 4.5 s.
     pub announce_timeout_ms: u64,
-    /// Time for a session to be written. Default 1500 ms.
+    /// Time for the session of a torrent to be written or deleted, when the program ends, and when a torrent is removed
+    /// without its data. Default 1500 ms.
     pub save_timeout_ms: u64,
     /// Time for the files to be closed. With the four above 9 s: containers are killed at 10. Default 500 ms.
     pub release_timeout_ms: u64,
+    /// Time for the session to be written when a user pauses or stops torrents while the program keeps running, and for
+    /// the files of a removed torrent to be deleted. A stop of all torrents writes thousands of sessions, and a torrent
+    /// may have 100 000 files. Default 60 s.
+    pub user_save_timeout_ms: u64,
     /// Maximum number of consecutive restarts of a torrent or of the engine, each within
     /// [`restart_window_s`](Self::restart_window_s) of the previous one; the next failure is final. Default 3.
     pub max_restarts: usize,
@@ -882,6 +887,7 @@ impl Default for LifecycleSettings {
             announce_timeout_ms: 4500,
             save_timeout_ms: 1500,
             release_timeout_ms: 500,
+            user_save_timeout_ms: 60_000,
             max_restarts: 3,
             restart_window_s: 5,
             restart_delay_ms: 1000,

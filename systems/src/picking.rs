@@ -7,7 +7,7 @@
 //! free.
 
 pub mod choice;
-mod flight;
+pub(crate) mod flight;
 mod pace;
 pub mod rarity;
 mod refill;
@@ -59,6 +59,7 @@ impl Plugin for PickingPlugin {
                 Tick,
                 (
                     (
+                        flight::put_back_dropped.run_if(|supply: Res<Supply>| !supply.put_back.is_empty()),
                         (flight::follow_lifecycle, flight::recall_blocked)
                             .chain()
                             .run_if(has_messages::<LifecycleChanged>),
@@ -76,7 +77,6 @@ impl Plugin for PickingPlugin {
                         expire_requests.run_if(has_due::<LateCheck>),
                         withdraw_overtaken.run_if(|supply: Res<Supply>| !supply.overtaken.is_empty()),
                         resume_paused.run_if(has_due::<Resume>),
-                        flight::put_back_dropped.run_if(|supply: Res<Supply>| !supply.put_back.is_empty()),
                         refill::evict_idle.run_if(|supply: Res<Supply>| !supply.starved.is_empty()),
                         refill::recall_starved,
                         refill::refill_requests.run_if(|refill: Res<RefillQueue>| !refill.is_empty()),

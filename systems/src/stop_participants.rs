@@ -173,7 +173,7 @@ impl StopParticipants {
     }
 
     /// Shortens the running phase of a torrent: it ends at `deadline` at the latest.
-    pub(crate) fn hasten(&mut self, torrent: Entity, deadline: Timestamp) {
+    pub(crate) fn shorten(&mut self, torrent: Entity, deadline: Timestamp) {
         let waiting = self.running.get_mut(&torrent).into_iter();
         let waiting = waiting.flat_map(|running| &mut running.waiting);
         waiting.for_each(|(_, at)| *at = deadline.min(*at));
@@ -421,15 +421,15 @@ mod tests {
         assert!(!has_stops(&mut world));
     }
 
-    /// A second stop does not wait as long as the first one would have.
+    /// The end of the program does not wait as long as the stop of a user.
     #[test]
-    fn a_phase_can_be_hastened() {
+    fn a_phase_can_be_shortened() {
         let mut world = world();
         let torrent = begin(&mut world);
         take::<Hasty>(&mut world, finish);
         let mut participants = world.resource_mut::<StopParticipants>();
-        participants.hasten(torrent, Timestamp::ZERO + SECOND * 2);
-        participants.hasten(torrent, Timestamp::ZERO + SECOND * 5);
+        participants.shorten(torrent, Timestamp::ZERO + SECOND * 2);
+        participants.shorten(torrent, Timestamp::ZERO + SECOND * 5);
         assert_eq!(poll(&mut world, torrent, SECOND), Err(Timestamp::ZERO + SECOND * 2));
         assert!(poll(&mut world, torrent, SECOND * 2).unwrap().is_err());
     }

@@ -169,12 +169,14 @@ pub(crate) fn fault(torrent: Entity, error: &DiskError) -> FailTorrent {
     }
 }
 
-/// Retries a held write of a torrent that requested it, and drops those of torrents whose pieces are dropped.
+/// Retries a held write of a torrent that requested it. Retries all held writes of a torrent that stops, because there
+/// may be space by now, and drops those of torrents whose pieces are dropped.
 fn settle_held(
     mut changed: MessageReader<LifecycleChanged>,
     mut retried: MessageReader<RetryWrite>,
     mut freed: MessageWriter<WritesFreed>,
     mut blocked: ResMut<BlockedWrites>,
+    mut supply: ResMut<Supply>,
     torrents: Query<&Readiness>,
 ) {
     for &RetryWrite { torrent } in retried.read() {
@@ -186,13 +188,17 @@ fn settle_held(
         let is_open = torrents
             .get(*torrent)
             .is_ok_and(|readiness| *readiness == Readiness::Ready);
-        let keeps = match to {
-            Lifecycle::Blocked { .. } => is_open,
-            Lifecycle::Stopping { phase } => *phase == StopPhase::HaltDownloads,
-            to => to.is_running(),
-        };
-        if !keeps {
-            blocked.forget(*torrent);
+        match to {
+            Lifecycle::Blocked { .. } if is_open => {}
+            Lifecycle::Stopping {
+                phase: StopPhase::HaltDownloads,
+            } => blocked.retry_all(*torrent),
+            to if to.is_running() => {}
+            _ => {
+                for (_, blocks) in blocked.forget(*torrent) {
+                    supply.record_dropped(*torrent, len(&blocks));
+                }
+            }
         }
     }
 }
@@ -218,10 +224,15 @@ fn collect_writes(
                 supply.put_back(entity);
             } else if !error.is_full() {
                 failed.write(fault(torrent, &error));
-            } else if let Ok((Lifecycle::Downloading | Lifecycle::Blocked { .. }, _)) = torrents.get(torrent)
-                && !blocked.hold(torrent, entity, event.blocks, &error)
-            {
-                supply.put_back(entity);
+            } else {
+                // A torrent that stops does not wait for space.
+                let may_wait = matches!(
+                    torrents.get(torrent),
+                    Ok((Lifecycle::Downloading | Lifecycle::Blocked { .. }, _))
+                );
+                if !may_wait || !blocked.hold(torrent, entity, event.blocks, &error) {
+                    supply.put_back(entity);
+                }
             }
             continue;
         }
@@ -303,8 +314,15 @@ fn submit_verified_pieces(
 
 #[cfg(test)]
 mod tests {
+    use ecs_torrent_engine::ports::disk::DiskAction;
+
     use super::*;
+    use crate::picking::PickingPlugin;
     use crate::testing::Bed;
+
+    fn bed() -> Bed {
+        Bed::new((StoragePlugin, PickingPlugin))
+    }
 
     fn entity(id: u32) -> Entity {
         Entity::from_raw_u32(id).unwrap()
@@ -357,7 +375,7 @@ mod tests {
                     phase: StopPhase::HaltDownloads,
                 },
                 Readiness::Ready,
-                true,
+                false,
             ),
             (
                 Lifecycle::Stopping {
@@ -369,12 +387,12 @@ mod tests {
             (Lifecycle::Downloading, Readiness::Ready, true),
             (Lifecycle::Paused, Readiness::Closed, false),
         ] {
-            let mut bed = Bed::new(StoragePlugin);
+            let mut bed = bed();
             bed.world.init_resource::<Messages<RetryWrite>>();
             let torrent = bed.torrent;
             bed.world.entity_mut(torrent).insert(readiness);
             let mut blocked = bed.world.resource_mut::<BlockedWrites>();
-            blocked.hold(torrent, entity(1), Vec::new(), 100);
+            blocked.hold(torrent, entity(1), vec![vec![0; 10].into()], 100);
             let from = Lifecycle::Downloading;
             bed.run_after(
                 LifecycleChanged {
@@ -384,7 +402,17 @@ mod tests {
                 },
                 settle_held,
             );
-            assert_eq!(bed.world.resource::<BlockedWrites>().holds(torrent), is_held, "{to:?}");
+            let blocked = bed.world.resource::<BlockedWrites>();
+            assert_eq!(blocked.holds(torrent), is_held, "{to:?}");
+            // A stop tries all of them once more. Others are counted.
+            let is_retried = matches!(to, Lifecycle::Stopping { phase } if phase == StopPhase::HaltDownloads);
+            assert_eq!(blocked.retries.len(), usize::from(is_retried), "{to:?}");
+            let dropped = if is_held || is_retried {
+                vec![]
+            } else {
+                vec![(torrent, 10)]
+            };
+            assert_eq!(bed.world.resource::<Supply>().dropped, dropped, "{to:?}");
         }
     }
 
@@ -392,7 +420,7 @@ mod tests {
     #[test]
     fn a_retry_tests_for_space_with_a_held_write() {
         for is_held in [false, true] {
-            let mut bed = Bed::new(StoragePlugin);
+            let mut bed = bed();
             bed.world.init_resource::<Messages<LifecycleChanged>>();
             let torrent = bed.torrent;
             let mut blocked = bed.world.resource_mut::<BlockedWrites>();
@@ -409,20 +437,65 @@ mod tests {
         }
     }
 
+    fn full() -> DiskError {
+        DiskError::new(DiskAction::Write, "file".into(), std::io::ErrorKind::StorageFull.into())
+    }
+
+    /// A torrent that stops does not wait for space: the piece is dropped, and its bytes are counted.
+    #[test]
+    fn a_write_that_meets_a_full_disk_is_held_or_dropped() {
+        let resource = "space".into();
+        let phase = StopPhase::HaltDownloads;
+        for (lifecycle, is_held) in [
+            (Lifecycle::Downloading, true),
+            (Lifecycle::Blocked { resource }, true),
+            (Lifecycle::Stopping { phase }, false),
+            (Lifecycle::Finished, false),
+        ] {
+            let mut bed = bed();
+            let (torrent, peer) = (bed.torrent, bed.peer());
+            let piece = bed.piece(0);
+            for block in [0, 1] {
+                bed.get_mut::<ActivePiece>(piece)
+                    .receive(block, Some(peer), Default::default());
+            }
+            let data = vec![vec![0; 2 << 14].into()];
+            let write = |mut memory: ResMut<PieceMemory>, mut pieces: Query<&mut ActivePiece>| {
+                pieces
+                    .iter_mut()
+                    .for_each(|mut piece| drop(memory.begin_writing(&mut piece)));
+            };
+            bed.run(write);
+            bed.world.entity_mut(torrent).insert(lifecycle.clone());
+            bed.open_port::<DiskRequest, DiskEvent>(vec![DiskEvent {
+                tag: JobTag::new(PIECES, piece),
+                outcome: Err(full()),
+                blocks: data,
+            }]);
+            bed.world.init_resource::<Messages<FailTorrent>>();
+            bed.run(collect_writes);
+            bed.run(crate::picking::flight::put_back_dropped);
+            assert_eq!(
+                bed.world.resource::<BlockedWrites>().holds(torrent),
+                is_held,
+                "{lifecycle:?}"
+            );
+            let active = bed.get::<ActivePieces>(torrent);
+            assert_eq!(active.all.contains_key(&0), is_held, "{lifecycle:?}");
+            let dropped = if is_held { vec![] } else { vec![(torrent, 2 << 14)] };
+            assert_eq!(bed.world.resource::<Supply>().dropped, dropped, "{lifecycle:?}");
+        }
+    }
+
     #[test]
     fn held_writes_take_a_share_of_the_memory() {
-        let mut bed = Bed::new(StoragePlugin);
+        let mut bed = bed();
         bed.world.resource_mut::<Settings>().requests.piece_memory_bytes = 400;
         let torrent = bed.torrent;
-        let full = DiskError::new(
-            ecs_torrent_engine::ports::disk::DiskAction::Write,
-            "file".into(),
-            std::io::ErrorKind::StorageFull.into(),
-        );
         let mut state = bevy_ecs::system::SystemState::<BlockedWriter>::new(&mut bed.world);
         let mut blocked = state.get_mut(&mut bed.world).unwrap();
         let is_held =
-            [60, 40, 1].map(|len| blocked.hold(torrent, entity(len), vec![vec![0; len as usize].into()], &full));
+            [60, 40, 1].map(|len| blocked.hold(torrent, entity(len), vec![vec![0; len as usize].into()], &full()));
         assert_eq!(is_held, [true, true, false]);
     }
 }

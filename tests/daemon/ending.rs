@@ -161,12 +161,13 @@ fn each_line_of_a_log_in_a_file_begins_with_its_time() {
     }
 }
 
-/// A stalled reader of the log does not stall the daemon. When it reads again, the log gives the number of lost lines.
+/// A stalled reader of the log stalls neither the daemon nor the log file. When it reads again, the log gives the number
+/// of lost lines.
 #[test]
 fn a_log_that_nobody_reads() {
     let temporary = tempfile::tempdir().unwrap();
     let (log, writer) = std::io::pipe().unwrap();
-    let mut daemon = Daemon::start_logging(temporary.path(), &[], Stdio::from(writer));
+    let mut daemon = Daemon::start_logging(temporary.path(), &["--log-file", "daemon.log"], Stdio::from(writer));
     // Produces more lines than the pipe and the queue hold.
     let request = |count: usize| {
         let mut client = BufReader::new(daemon.connect());
@@ -200,4 +201,10 @@ fn a_log_that_nobody_reads() {
     assert!(daemon.process.wait().success());
     let logged = reader.join().unwrap();
     assert!(!logged.is_empty(), "the log says how many lines were dropped");
+    let file = fs::read_to_string(temporary.path().join("daemon.log")).unwrap();
+    let requests = file
+        .lines()
+        .filter(|line| line.contains("GET path=\"/api/v1/torrents\""));
+    assert!(requests.count() > 7000, "the file has the lines that nobody read");
+    assert!(!file.contains("were dropped"));
 }

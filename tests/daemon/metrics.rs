@@ -127,6 +127,7 @@ fn metrics_have_the_format_of_prometheus() {
         ("ecs_torrent_completed_bytes", 100_000.0),
         ("ecs_torrent_left_bytes", 0.0),
         ("ecs_torrent_torrents{state=\"failed\"}", 0.0),
+        ("ecs_torrent_events_unclaimed_total{port=\"state\"}", 0.0),
     ];
     for (sample, value) in expected {
         assert_eq!(metrics.samples[sample], value, "{sample}");

@@ -4,7 +4,6 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use ecs_torrent::bevy_app::{App, Plugin};
 use ecs_torrent::bevy_ecs::prelude::*;
@@ -103,8 +102,12 @@ fn a_download_is_paused_in_order() {
         .write_all(&handshake(id, unique_id(), Reserved::ours()))
         .unwrap();
     assert_eq!(leecher.read(&mut [0; 1]).unwrap_or(0), 0);
+    // The seed of another torrent is lost later, and is dialed again.
+    let other = Torrent::new(65536, 65536);
+    let others = TcpListener::bind((loopback(131), 0)).unwrap();
+    bed.add(&other, "other", &[others.local_addr().unwrap()]);
+    (0..2).for_each(|_| drop(ScriptedPeer::accept(&others, &other)));
     listener.set_nonblocking(true).unwrap();
-    std::thread::sleep(Duration::from_millis(1500));
     assert!(listener.accept().is_err(), "a paused torrent dials");
     assert!(events.try_recv().is_err(), "a paused torrent announces");
     listener.set_nonblocking(false).unwrap();

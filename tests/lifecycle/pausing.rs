@@ -5,7 +5,6 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ecs_torrent::components::torrent::Lifecycle;
 use ecs_torrent::{AddOptions, Error, InfoHash, RemoveOptions, TorrentState};
@@ -414,9 +413,13 @@ fn nobody_is_dialed() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     bed.add_peer(half.id, listener.local_addr().unwrap());
-    // The command is carried out before this answer, and a dial would follow at once.
+    // A torrent that runs gets its peer later, and dials it.
+    let other = Torrent::single(830, 100_000, 16 << 10);
+    let others = TcpListener::bind("127.0.0.1:0").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    bed.add(&other, folder.path(), &[others.local_addr().unwrap()]);
+    others.accept().unwrap();
     assert_eq!(bed.stats(half.id).state, TorrentState::Paused);
-    std::thread::sleep(Duration::from_millis(300));
     assert!(listener.accept().is_err(), "a paused torrent dials");
     start(&bed, half.id);
     wait_until("the connection", || listener.accept().is_ok());

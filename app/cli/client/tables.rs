@@ -29,7 +29,8 @@ pub(super) const GLANCE: [Field; 14] = [
 /// Number of info-hash digits in a table. A collision of this many digits is very unlikely.
 const SHOWN_DIGITS: usize = 12;
 
-/// Prints one line per torrent, and below it the reason if the torrent has failed, is blocked or has seeded enough.
+/// Prints one line per torrent, and below it the phase of its stop, or the reason if it has failed, is blocked or has
+/// seeded enough.
 /// Names are shortened to the width of the terminal, if there is one.
 pub(super) fn torrents(torrents: &Value) {
     table_of_torrents(torrents).print("no torrents");
@@ -60,6 +61,9 @@ fn table_of_torrents(torrents: &Value) -> Table<8> {
             number(&torrent["peer_count"]).to_string(),
             printable(text(&torrent["name"])),
         ]);
+        if let Some((_, phase)) = text(&torrent["state"]).split_once('/') {
+            table.note(&format!("phase of the stop: {}", printable(phase)));
+        }
         if let Some(error) = torrent["error"].as_str() {
             table.note(&printable(error));
         }
@@ -88,7 +92,7 @@ pub(super) fn queue(torrents: &Value) {
         table.row([
             hash.get(..SHOWN_DIGITS).unwrap_or(hash).to_owned(),
             place["order"].to_string(),
-            state(text(&torrent["state"])),
+            printable(text(&torrent["state"])),
             marks.collect::<Vec<_>>().join(","),
             printable(text(&torrent["name"])),
         ]);
@@ -265,17 +269,12 @@ fn name_of(field: &str) -> String {
     }
 }
 
-/// Returns the human-readable name of a torrent's state in a table: without the phase of a stop.
+/// Returns a torrent's state as the cell of a table has it. The phase of a stop stands below the row.
 fn short_state(name: &str) -> String {
     match name.parse() {
         Ok(TorrentState::FetchingMetadata) => "metadata".to_owned(),
-        _ => state(name.split('/').next().unwrap_or_default()),
+        _ => printable(name.split('/').next().unwrap_or_default()),
     }
-}
-
-/// Returns the human-readable name of a torrent's state.
-fn state(name: &str) -> String {
-    printable(name).replace('_', " ")
 }
 
 fn describe(field: &str, value: &Value) -> Vec<String> {
@@ -285,7 +284,7 @@ fn describe(field: &str, value: &Value) -> Vec<String> {
             format!("{download} down, {upload} up")
         }
         "progress" => percent(value),
-        "state" => state(text(value)),
+        "state" => printable(text(value)),
         "metadata" => format!("{} of {} pieces", number(&value["received"]), number(&value["pieces"])),
         "downloaded" | "size" | "uploaded" | "corrupt" | "wasted" | "completed" | "unverified" | "wanted" | "left"
         | "checked" => bytes(value),
@@ -522,9 +521,10 @@ mod tests {
                     lines.iter().all(|line| measure_text_width(line) <= width),
                     "{width}: {lines:#?}"
                 );
-                let [head, row] = lines.as_slice() else {
-                    panic!("{lines:#?}")
-                };
+                let (head, row) = (&lines[0], &lines[1]);
+                let phase = state.name().split_once('/').map(|(_, phase)| phase);
+                let notes: Vec<_> = lines[2..].iter().map(|note| note.split(": ").nth(1)).collect();
+                assert_eq!(notes, phase.map(Some).into_iter().collect::<Vec<_>>(), "{lines:#?}");
                 assert!(
                     head.contains("STATE") && row.contains(&short_state(state.name())),
                     "{lines:#?}"
@@ -578,7 +578,9 @@ mod tests {
         assert_eq!(shown("ratio", json!(1.005)), ["1.00"]);
         assert_eq!(shown("eta", json!(60)), shown("seconds_active", json!(60)));
         assert_eq!(shown("private", json!(false)), ["no"]);
-        assert_eq!(shown("state", json!("fetching_metadata")), ["fetching metadata"]);
+        assert_eq!(shown("state", json!("fetching_metadata")), ["fetching_metadata"]);
+        let phase = "stopping/write_session";
+        assert_eq!(shown("state", json!(phase)), [phase]);
         assert_eq!(
             shown("metadata", json!({"received": 1, "pieces": 3})),
             ["1 of 3 pieces"]

@@ -5,15 +5,11 @@ use std::sync::Arc;
 
 use crate::geometry::Span;
 
-/// Attributes of a file (BEP 47, key `attr`); unknown letters are ignored.
+/// Attributes of a file (BEP 47, key `attr`) that decide whether its bytes are stored; other letters are ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FileAttributes {
     /// `p`: padding, zeros that only align the next file; never stored.
     pub pad: bool,
-    /// `x`: executable.
-    pub executable: bool,
-    /// `h`: hidden.
-    pub hidden: bool,
     /// `l`: a symbolic link. Links are not created: a torrent's author must not choose where our paths lead.
     pub symlink: bool,
 }
@@ -24,8 +20,6 @@ impl FileAttributes {
     pub(crate) fn from_letters(letters: &[u8]) -> Self {
         Self {
             pad: letters.contains(&b'p'),
-            executable: letters.contains(&b'x'),
-            hidden: letters.contains(&b'h'),
             symlink: letters.contains(&b'l'),
         }
     }
@@ -223,7 +217,7 @@ mod tests {
     #[test]
     fn attributes_are_letters_in_any_order() {
         let all = FileAttributes::from_letters(b"xzph");
-        assert!(all.pad && all.executable && all.hidden && !all.symlink);
+        assert!(all.pad && !all.symlink);
     }
 
     proptest! {

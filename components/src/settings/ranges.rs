@@ -357,6 +357,7 @@ setting_ranges!(LifecycleSettings, "lifecycle" {
     // Storage shared with other programs takes a while to sync.
     save_timeout_ms: 500..=HOUR_MS,
     release_timeout_ms: 0..=HOUR_MS,
+    user_save_timeout_ms: 500..=HOUR_MS,
     max_restarts: 0..=1000,
     restart_window_s: 1..=DAY_S,
     // A shorter delay would repeat the same fault without a pause.

@@ -58,7 +58,7 @@ pub(super) struct Waiters {
     /// The torrent stays stopped over restarts.
     until_resumed: bool,
     /// The program ends after the stop.
-    is_hurried: bool,
+    is_shutdown: bool,
     /// The ending with which the session was written or deleted.
     pub(super) written_as: Option<Ending>,
     /// The result of writing or deleting the session.
@@ -88,8 +88,8 @@ impl StopsInOrder {
     }
 
     /// Whether the program ends after the stop of a torrent.
-    pub(super) fn is_hurried(&self, torrent: Entity) -> bool {
-        self.waiters.get(&torrent).is_some_and(|waiters| waiters.is_hurried)
+    pub(super) fn is_shutdown(&self, torrent: Entity) -> bool {
+        self.waiters.get(&torrent).is_some_and(|waiters| waiters.is_shutdown)
     }
 
     /// Returns the turn of a phase's participants.
@@ -312,7 +312,7 @@ impl StopRequests<'_, '_> {
         for StopAll { until_resumed, reply } in self.alls.0.drain(..) {
             for torrent in torrents {
                 // Nothing else stops all torrents and lets them run again later.
-                stops.stop(torrent.entity, until_resumed).is_hurried |= !until_resumed;
+                stops.stop(torrent.entity, until_resumed).is_shutdown |= !until_resumed;
                 wanted.push(torrent.entity);
             }
             stops.all.push(reply);

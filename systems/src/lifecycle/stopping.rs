@@ -34,11 +34,6 @@ use crate::ownership::{FileRegistry, whole_files};
 use crate::sessions::SessionState;
 use crate::stop_participants::{Ending, StopParticipants};
 
-/// Time for saving the sessions of a pause or of a user's stop, and for deleting the files of a removed torrent, unless
-/// the program is ending. A pause or stop of all torrents saves thousands of sessions, and a torrent may have 100 000
-/// files.
-const UNHURRIED_LIMIT: Duration = Duration::from_secs(60);
-
 /// Begins requested stops, and changes the ending of torrents whose stop is running.
 pub(super) fn begin_stops(
     mut commands: Commands,
@@ -87,10 +82,10 @@ pub(super) fn begin_stops(
             let (readiness, state) = (&mut *requested.readiness, &mut *requested.state);
             opener.reopen(entity, requested.torrent, readiness, state, &mut commands);
         }
-        // A second stop joins the first.
+        // A second stop joins the first, and leaves it the time that it has, unless the program ends.
         if is_running {
-            if ending != Ending::Pause {
-                participants.hasten(entity, clock.now() + millis(settings.lifecycle.save_timeout_ms));
+            if stops.is_shutdown(entity) {
+                participants.shorten(entity, clock.now() + millis(settings.lifecycle.save_timeout_ms));
             }
             continue;
         }
@@ -99,14 +94,14 @@ pub(super) fn begin_stops(
         stops.torrents.push(entity);
         let phase = StopPhase::HaltDownloads;
         let turn = stops.turn(entity, phase);
-        let limit = limit(phase, ending, stops.is_hurried(entity), &settings.lifecycle);
+        let limit = limit(phase, ending, stops.is_shutdown(entity), &settings.lifecycle);
         participants.begin(turn, phase, clock.now(), limit);
         commands.entity(entity).insert(Stopping { phase });
     }
 }
 
-/// Returns the time limit of a phase. The phases of a hurried stop are those before the end of the program.
-fn limit(phase: StopPhase, ending: Ending, is_hurried: bool, settings: &LifecycleSettings) -> Duration {
+/// Returns the time limit of a phase. `is_shutdown` says whether the program ends after the stop.
+fn limit(phase: StopPhase, ending: Ending, is_shutdown: bool, settings: &LifecycleSettings) -> Duration {
     let may_take_long = match ending {
         Ending::Pause => true,
         Ending::Save {
@@ -115,8 +110,8 @@ fn limit(phase: StopPhase, ending: Ending, is_hurried: bool, settings: &Lifecycl
         Ending::Forget { delete_data } => delete_data,
         Ending::Refuse => false,
     };
-    if phase == StopPhase::WriteSession && may_take_long && !is_hurried {
-        return UNHURRIED_LIMIT;
+    if phase == StopPhase::WriteSession && may_take_long && !is_shutdown {
+        return millis(settings.user_save_timeout_ms);
     }
     millis(match phase {
         StopPhase::HaltDownloads => settings.halt_timeout_ms,
@@ -148,7 +143,7 @@ pub(super) struct StopParams<'w, 's> {
 /// A torrent that is being stopped.
 #[derive(QueryData)]
 #[query_data(mutable)]
-pub(super) struct Stopped {
+pub(super) struct StoppingTorrent {
     entity: Entity,
     torrent: &'static Torrent,
     known: Option<(&'static Content, &'static Have)>,
@@ -176,7 +171,7 @@ pub(super) fn advance_stops(
     wakeup: Res<Wakeup>,
     mut stops: ResMut<StopsInOrder>,
     mut params: StopParams,
-    mut torrents: Query<Stopped>,
+    mut torrents: Query<StoppingTorrent>,
 ) {
     if stops.torrents.is_empty() && stops.all.is_empty() {
         return;
@@ -209,12 +204,12 @@ impl StopParams<'_, '_> {
     /// Begins a phase of a stop.
     fn begin(&mut self, torrent: Entity, phase: StopPhase, stops: &mut StopsInOrder) {
         let turn = stops.turn(torrent, phase);
-        let limit = limit(phase, turn.ending, stops.is_hurried(torrent), &self.settings.lifecycle);
+        let limit = limit(phase, turn.ending, stops.is_shutdown(torrent), &self.settings.lifecycle);
         self.participants.begin(turn, phase, self.clock.now(), limit);
     }
 
     /// Ends the running phase of a stop if all of its participants have reported or are late.
-    fn advance(&mut self, stopped: &mut StoppedItem<'_, '_>, stops: &mut StopsInOrder) -> Step {
+    fn advance(&mut self, stopped: &mut StoppingTorrentItem<'_, '_>, stops: &mut StopsInOrder) -> Step {
         let label = stopped.torrent.label();
         let result = match self.participants.poll(stopped.entity, label, self.clock.now()) {
             Ok(result) => result,
@@ -228,7 +223,7 @@ impl StopParams<'_, '_> {
     }
 
     /// Shows the next phase of a stop.
-    fn enter(&mut self, stopped: &mut StoppedItem<'_, '_>, next: Option<StopPhase>) -> Step {
+    fn enter(&mut self, stopped: &mut StoppingTorrentItem<'_, '_>, next: Option<StopPhase>) -> Step {
         let Some(phase) = next else { return Step::End };
         tracing::debug!(torrent = %stopped.torrent.label(), ?phase, "stopping");
         stopped.stopping.phase = phase;
@@ -239,7 +234,7 @@ impl StopParams<'_, '_> {
     /// Handles a session that was written or deleted, or could not be.
     fn end_session(
         &mut self,
-        stopped: &mut StoppedItem<'_, '_>,
+        stopped: &mut StoppingTorrentItem<'_, '_>,
         stops: &mut StopsInOrder,
         result: Result<Removed, Arc<str>>,
     ) -> Step {
@@ -268,7 +263,7 @@ impl StopParams<'_, '_> {
     }
 
     /// Handles closed files: the torrent is gone or paused.
-    fn end(&mut self, stopped: &mut StoppedItem<'_, '_>, stops: &mut StopsInOrder) -> Step {
+    fn end(&mut self, stopped: &mut StoppingTorrentItem<'_, '_>, stops: &mut StopsInOrder) -> Step {
         let torrent = stopped.entity;
         let mut waiters = stops.waiters.remove(&torrent).unwrap_or_default();
         let ending = waiters.ending();
@@ -312,7 +307,7 @@ impl StopParams<'_, '_> {
     /// Keeps a torrent that was to be removed with its data, while the volume of the data is not mounted. A running
     /// torrent waits for the volume; a paused one stays paused, and a stopped one, or one that was not listed before,
     /// leaves the list.
-    fn keep_removed(&mut self, stopped: &mut StoppedItem<'_, '_>, waiters: Waiters, reason: &Arc<str>) {
+    fn keep_removed(&mut self, stopped: &mut StoppingTorrentItem<'_, '_>, waiters: Waiters, reason: &Arc<str>) {
         let (torrent, id) = (stopped.entity, stopped.torrent.id());
         tracing::warn!(torrent = %stopped.torrent.label(), "not removed: {reason}");
         stopped.state.record_kept();
@@ -341,7 +336,7 @@ impl StopParams<'_, '_> {
     /// Answers the callers that wait for the end of a torrent, and those that wait for it to be added or started.
     fn answer(
         &mut self,
-        stopped: &StoppedItem<'_, '_>,
+        stopped: &StoppingTorrentItem<'_, '_>,
         waiters: Waiters,
         ending: Ending,
         result: &Result<Removed, Arc<str>>,
@@ -371,7 +366,7 @@ impl StopParams<'_, '_> {
         waiters.answer(stopped.torrent, result);
     }
 
-    fn despawn(&mut self, stopped: &StoppedItem<'_, '_>, ending: Ending) {
+    fn despawn(&mut self, stopped: &StoppingTorrentItem<'_, '_>, ending: Ending) {
         if let (Ending::Save { .. }, Some((content, have))) = (ending, stopped.known) {
             let info = &content.0.info;
             let whole = whole_files(&info.files, &info.geometry, have);
@@ -391,7 +386,7 @@ impl StopParams<'_, '_> {
     }
 
     /// Keeps a torrent whose session could not be saved, so that the user sees it and can retry.
-    fn keep_failed(&mut self, stopped: &mut StoppedItem<'_, '_>, reason: &Arc<str>, ending: Ending) {
+    fn keep_failed(&mut self, stopped: &mut StoppingTorrentItem<'_, '_>, reason: &Arc<str>, ending: Ending) {
         let done = match ending {
             Ending::Pause => "paused",
             _ => "stopped",
@@ -410,7 +405,7 @@ impl StopParams<'_, '_> {
 
     /// Opens a torrent again whose files were closed to check all data or to be moved. If it was paused, it is paused
     /// after that.
-    fn open_again(&mut self, stopped: &mut StoppedItem<'_, '_>) {
+    fn open_again(&mut self, stopped: &mut StoppingTorrentItem<'_, '_>) {
         self.keep_paused(stopped);
         *stopped.desired = Desired::Run;
         let (readiness, state) = (&mut *stopped.readiness, &mut *stopped.state);
@@ -419,7 +414,7 @@ impl StopParams<'_, '_> {
     }
 
     /// Keeps a torrent whose pause is over. The next start examines everything again, so no fault is left.
-    fn keep_paused(&mut self, stopped: &mut StoppedItem<'_, '_>) {
+    fn keep_paused(&mut self, stopped: &mut StoppingTorrentItem<'_, '_>) {
         *stopped.desired = Desired::Pause;
         *stopped.readiness = Readiness::Closed;
         (stopped.fault.0, stopped.blocked.0) = (None, None);
@@ -437,15 +432,15 @@ mod tests {
 
     /// A user waits for the result of a command that takes long. The end of the program does not.
     #[test]
-    fn only_the_end_of_the_program_is_hurried() {
+    fn only_the_end_of_the_program_shortens_a_save() {
         let settings = LifecycleSettings::default();
-        let time = |ending, is_hurried| limit(StopPhase::WriteSession, ending, is_hurried, &settings);
+        let time = |ending, is_shutdown| limit(StopPhase::WriteSession, ending, is_shutdown, &settings);
         for ending in [
             Ending::Pause,
             Ending::Save { until_resumed: true },
             Ending::Forget { delete_data: true },
         ] {
-            assert_eq!(time(ending, false), UNHURRIED_LIMIT, "{ending:?}");
+            assert_eq!(time(ending, false), millis(settings.user_save_timeout_ms), "{ending:?}");
             assert_eq!(time(ending, true), millis(settings.save_timeout_ms), "{ending:?}");
         }
         let at_the_end = Ending::Save { until_resumed: false };

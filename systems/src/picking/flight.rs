@@ -9,7 +9,7 @@ use ecs_torrent_components::peer::{PeerPieces, RefillQueue, RequestSink, Request
 use ecs_torrent_components::piece::{ActivePiece, PieceMemory, PiecePhase};
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::settings::RequestSettings;
-use ecs_torrent_components::torrent::{ActivePieces, Have, Lifecycle, Partials, StopPhase, TorrentPeers};
+use ecs_torrent_components::torrent::{ActivePieces, Have, Lifecycle, Partials, StopPhase, Stopping, TorrentPeers};
 use ecs_torrent_components::wanted::{FileChoice, WantedPieces};
 use ecs_torrent_protocol::geometry::Geometry;
 
@@ -23,7 +23,7 @@ pub(super) fn follow_lifecycle(
     mut commands: Commands,
     mut random: ResMut<Random>,
     mut flight: Flight,
-    mut torrents: Query<Flown>,
+    mut torrents: Query<TorrentInFlight>,
     mut flights: Query<&mut ActivePieces>,
     peers: Query<&PeerPieces>,
     mut requests: Query<&mut Requests>,
@@ -77,10 +77,11 @@ pub(super) fn follow_lifecycle(
         };
         match to {
             Lifecycle::Failed { .. } | Lifecycle::Blocked { .. } | Lifecycle::Queued => {
-                flight.count_dropped(*torrent, &active, partials);
+                flight.count_lost(*torrent, &active, partials, |phase| phase != PiecePhase::Writing);
                 flight.drop_pieces(&mut active, |_| true);
             }
             Lifecycle::Stopping { phase } if *phase > StopPhase::HaltDownloads => {
+                flight.count_lost(*torrent, &active, partials, |_| true);
                 flight.drop_pieces(&mut active, |_| true);
             }
             _ => {}
@@ -89,7 +90,7 @@ pub(super) fn follow_lifecycle(
 }
 
 /// The parts of a torrent that decide on its pieces in flight.
-type Flown = (
+type TorrentInFlight = (
     &'static Readiness,
     &'static Have,
     &'static Partials,
@@ -133,7 +134,7 @@ pub(super) fn follow_wanted(
         let dropped: Vec<Entity> = unwanted.filter_map(in_flight).collect();
         for entity in dropped {
             if flight.cancel(entity, &mut peers, &mut sink) {
-                flight.put_back(entity, &mut active, Some(&mut picker), &mut random);
+                flight.put_back(entity, &mut active, None, Some(&mut picker), &mut random);
             }
         }
         let is_missing = |piece| !have.contains(piece) && !active.all.contains_key(&piece);
@@ -182,16 +183,18 @@ pub(super) fn recall_blocked(
 }
 
 /// Drops the pieces that other features gave up.
-pub(super) fn put_back_dropped(
+pub(crate) fn put_back_dropped(
     mut flight: Flight,
     mut random: ResMut<Random>,
-    mut torrents: Query<(&mut ActivePieces, Option<&mut Picker>)>,
+    mut torrents: Query<(&mut ActivePieces, &Partials, Has<Stopping>, Option<&mut Picker>)>,
 ) {
     for piece in std::mem::take(&mut flight.supply.put_back) {
         if let Some(torrent) = flight.torrent_of(piece)
-            && let Ok((mut active, mut picker)) = torrents.get_mut(torrent)
+            && let Ok((mut active, partials, is_stopping, mut picker)) = torrents.get_mut(torrent)
         {
-            flight.put_back(piece, &mut active, picker.as_deref_mut(), &mut random);
+            // The session of a torrent that stops lists the blocks on the disk. A running torrent begins all again.
+            let saved = is_stopping.then_some(partials);
+            flight.put_back(piece, &mut active, saved, picker.as_deref_mut(), &mut random);
         }
     }
 }
@@ -250,7 +253,7 @@ impl Beginning<'_> {
 
 /// Drops pieces in flight.
 #[derive(SystemParam)]
-pub(super) struct Flight<'w, 's> {
+pub(crate) struct Flight<'w, 's> {
     commands: Commands<'w, 's>,
     memory: ResMut<'w, PieceMemory>,
     supply: ResMut<'w, Supply>,
@@ -284,11 +287,13 @@ impl Flight<'_, '_> {
         true
     }
 
-    /// Drops a piece; the picker may begin it again later.
+    /// Drops a piece; the picker may begin it again later. Counts the bytes of its blocks, apart from those that the
+    /// `saved` blocks on the disk contain.
     fn put_back(
         &mut self,
         entity: Entity,
         active: &mut ActivePieces,
+        saved: Option<&Partials>,
         picker: Option<&mut Picker>,
         random: &mut Random,
     ) {
@@ -300,15 +305,25 @@ impl Flight<'_, '_> {
         }
         self.memory.release(piece);
         self.supply.offer_memory();
-        self.supply.record_dropped(piece.torrent, piece.received_bytes());
+        let saved = saved.and_then(|partials| partials.0.get(&piece.index));
+        self.supply
+            .record_dropped(piece.torrent, piece.received_bytes_without(saved));
         self.commands.entity(entity).despawn();
     }
 
-    /// Counts the bytes of pieces that are about to be dropped, unless these bytes are on the disk, or may be.
-    fn count_dropped(&mut self, torrent: Entity, active: &ActivePieces, partials: &Partials) {
+    /// Counts the bytes of pieces that are about to be dropped in a phase in which they are lost, apart from those in
+    /// blocks on the disk. A torrent that is opened again may find the pieces that were being written.
+    fn count_lost(
+        &mut self,
+        torrent: Entity,
+        active: &ActivePieces,
+        partials: &Partials,
+        is_lost: impl Fn(PiecePhase) -> bool,
+    ) {
         for piece in self.pieces.iter_many(active.all.values()).flatten() {
-            if piece.phase != PiecePhase::Writing && !partials.0.contains_key(&piece.index) {
-                self.supply.record_dropped(torrent, piece.received_bytes());
+            if is_lost(piece.phase) {
+                let bytes = piece.received_bytes_without(partials.0.get(&piece.index));
+                self.supply.record_dropped(torrent, bytes);
             }
         }
     }

@@ -39,7 +39,7 @@ pub(super) fn spill_stopped(
         if let (Ending::Save { .. } | Ending::Pause, Ok((storage, partials, Some(active), mut state))) =
             (ending, torrents.get_mut(torrent))
         {
-            let count = spiller.spill(&mut disk, torrent, storage, active, partials);
+            let count = spiller.spill(&mut disk, torrent, storage, (active, partials), true);
             state.add_spills(count);
         }
         spilling.push(torrent);

@@ -44,6 +44,7 @@ use ecs_torrent_protocol::time::Timestamp;
 use super::spilling::{self, Spill, Spiller};
 use super::{Job, LastSession, SaveTorrent, SessionState, SessionWritten, Summary};
 use crate::ownership::{FileRegistry, FolderKeys};
+use crate::picking::Supply;
 use crate::stop_participants::StopDuty;
 use crate::storage::fault;
 
@@ -208,7 +209,8 @@ impl SessionWriter<'_, '_> {
         saved.state.job = Job::Spilling;
         saved.state.unsaved_bytes = 0;
         if let (Some(active), true) = (saved.active, saved.is_certain()) {
-            let count = spiller.spill(&mut self.disk, saved.entity, saved.storage, active, &saved.partials);
+            let pieces = (active, &*saved.partials);
+            let count = spiller.spill(&mut self.disk, saved.entity, saved.storage, pieces, false);
             saved.state.spill_count += count;
         }
         self.sync_when_spilled(saved);
@@ -502,10 +504,15 @@ impl SavedItem<'_, '_> {
     }
 }
 
-pub(super) fn collect_spilled(mut writer: SessionWriter, mut spills: ResMut<Jobs<Spill>>, mut torrents: Query<Saved>) {
+pub(super) fn collect_spilled(
+    mut writer: SessionWriter,
+    mut spills: ResMut<Jobs<Spill>>,
+    mut supply: ResMut<Supply>,
+    mut torrents: Query<Saved>,
+) {
     let events: Vec<_> = writer.disk.take(spilling::SPILL).collect();
     for event in events {
-        let Some(Spill { torrent, run }) = spills.take(event.tag) else {
+        let Some(Spill { torrent, run, is_last }) = spills.take(event.tag) else {
             continue;
         };
         let Ok(mut saved) = torrents.get_mut(torrent) else {
@@ -518,8 +525,13 @@ pub(super) fn collect_spilled(mut writer: SessionWriter, mut spills: ResMut<Jobs
                     spilling::record_run(&mut saved.partials, have, geometry, run);
                 }
             }
-            // The blocks are still in memory; the write of their piece will report a full disk.
-            Err(error) => tracing::debug!(torrent = %saved.torrent.label(), %error, "unfinished pieces are not saved"),
+            Err(error) => {
+                tracing::debug!(torrent = %saved.torrent.label(), %error, "unfinished pieces are not saved");
+                // Otherwise the blocks are still in memory, and the write of their piece will report a full disk.
+                if let (true, Some((Layout(geometry), ..))) = (is_last, saved.known) {
+                    supply.record_dropped(torrent, run.span(geometry.piece_span(run.piece)).len.into());
+                }
+            }
         }
         writer.sync_when_spilled(&mut saved);
     }

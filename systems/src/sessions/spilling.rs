@@ -59,6 +59,8 @@ impl Run {
 pub(super) struct Spill {
     pub(super) torrent: Entity,
     pub(super) run: Run,
+    /// Whether the piece is dropped at once, so that the blocks are lost if they cannot be written.
+    pub(super) is_last: bool,
 }
 
 #[derive(SystemParam)]
@@ -69,13 +71,14 @@ pub(super) struct Spiller<'w, 's> {
 
 impl Spiller<'_, '_> {
     /// Writes the blocks of a torrent's unfinished pieces that are not on the disk; returns the number of writes.
+    /// `is_last` says whether the pieces are dropped after that, because the torrent stops.
     pub(super) fn spill(
         &mut self,
         disk: &mut DiskPort,
         torrent: Entity,
         storage: &Storage,
-        active: &ActivePieces,
-        partials: &Partials,
+        (active, partials): (&ActivePieces, &Partials),
+        is_last: bool,
     ) -> usize {
         let mut write_count = 0;
         for piece in self.pieces.iter_many(active.all.values()).flatten() {
@@ -91,7 +94,7 @@ impl Spiller<'_, '_> {
                 let slots = &piece.blocks[run.first as usize..][..run.count as usize];
                 let blocks: Vec<Bytes> = slots.iter().flat_map(|slot| slot.data.iter().cloned()).collect();
                 disk.push(DiskRequest::Write {
-                    tag: self.jobs.add(SPILL, Spill { torrent, run }),
+                    tag: self.jobs.add(SPILL, Spill { torrent, run, is_last }),
                     storage: storage.id,
                     span: run.span(piece.span),
                     blocks,
@@ -168,7 +171,7 @@ mod tests {
         let spill =
             move |mut spiller: Spiller, mut disk: ResMut<DiskPort>, torrents: Query<(&ActivePieces, &Partials)>| {
                 let (active, partials) = torrents.get(torrent).unwrap();
-                spiller.spill(&mut disk, torrent, &storage, active, partials)
+                spiller.spill(&mut disk, torrent, &storage, (active, partials), false)
             };
         bed.world.run_system_once(spill).unwrap()
     }

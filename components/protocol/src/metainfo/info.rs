@@ -145,16 +145,12 @@ fn max_name_bytes(info: &Fields<'_>) -> usize {
 }
 
 fn single_file(info: &Fields<'_>, name: &str) -> Result<FileTable, MetainfoError> {
-    let attributes = FileAttributes {
-        pad: false,
-        symlink: false,
-        ..attributes_of(info.get("attr"))
-    };
     Ok(FileTable::new(vec![FileEntry {
         path: name.into(),
         len: info.int("length", 0, i64::MAX)? as u64,
         offset: 0,
-        attributes,
+        // The only file is stored, whatever its attributes.
+        attributes: FileAttributes::default(),
     }]))
 }
 

@@ -1,6 +1,10 @@
 //! Tests of pauses, stops and removals.
 
+use ecs_torrent_components::commands::StopAll;
+use ecs_torrent_components::settings::Settings;
+
 use super::*;
+use crate::stop_participants::StopParticipants;
 
 /// A torrent that was added while its state was loaded is removed like any other one that is listed.
 #[test]
@@ -91,27 +95,46 @@ fn stop(bed: &mut Bed) {
     bed.run(stopping::begin_stops);
 }
 
-/// A stop that is requested again, by a user who is in a hurry, takes no longer than a save.
+fn stop_all(bed: &mut Bed, until_resumed: bool) {
+    let reply = Reply::ignored();
+    let command = StopAll { until_resumed, reply };
+    bed.world.resource_mut::<CommandQueue<StopAll>>().0.push_back(command);
+    bed.run(stopping::begin_stops);
+}
+
+/// A stop that a user requests again keeps the time that it has, however slow the save is. Only the end of the program
+/// leaves no more than the time for a save.
 #[test]
-fn a_second_stop_hastens_the_first_and_a_pause_does_not() {
-    for is_stop in [true, false] {
-        let mut bed = bed(Lifecycle::Downloading, None);
-        let limits = &mut bed
-            .world
-            .resource_mut::<ecs_torrent_components::settings::Settings>()
-            .lifecycle;
-        (limits.halt_timeout_ms, limits.save_timeout_ms) = (90_000, 1_000);
-        for _ in 0..2 {
-            match is_stop {
-                true => stop(&mut bed),
-                false => assert_eq!(pause(&mut bed), (false, true)),
+fn a_second_stop_shortens_the_first_only_at_the_end_of_the_program() {
+    let pause: fn(&mut Bed) = |bed| assert_eq!(pause(bed), (false, true));
+    let stops: [(fn(&mut Bed), fn(&mut Bed), u64); 5] = [
+        (stop, stop, 90),
+        (stop, |bed| stop_all(bed, true), 90),
+        (stop, |bed| stop_all(bed, false), 1),
+        (pause, pause, 90),
+        (pause, |bed| stop_all(bed, false), 1),
+    ];
+    for phase in [StopPhase::HaltDownloads, StopPhase::WriteSession] {
+        for (first, second, seconds) in stops {
+            let mut bed = bed(Lifecycle::Downloading, None);
+            let limits = &mut bed.world.resource_mut::<Settings>().lifecycle;
+            (limits.halt_timeout_ms, limits.save_timeout_ms) = (90_000, 1_000);
+            first(&mut bed);
+            let torrent = bed.torrent;
+            if phase == StopPhase::WriteSession {
+                let ending = Ending::Save { until_resumed: true };
+                let (turn, limit) = (StopTurn { torrent, ending }, Duration::from_secs(90));
+                bed.world
+                    .resource_mut::<StopParticipants>()
+                    .begin(turn, phase, NOW, limit);
+                bed.world.entity_mut(torrent).insert(Stopping { phase });
             }
+            second(&mut bed);
+            let label = bed.get::<Torrent>(torrent).clone();
+            let mut participants = bed.world.resource_mut::<StopParticipants>();
+            let next = participants.poll(torrent, label.label(), NOW).unwrap_err();
+            assert_eq!(next, NOW + Duration::from_secs(seconds), "{phase:?}");
         }
-        let torrent = bed.torrent;
-        let label = bed.get::<Torrent>(torrent).clone();
-        let mut participants = bed.world.resource_mut::<crate::stop_participants::StopParticipants>();
-        let next = participants.poll(torrent, label.label(), NOW).unwrap_err();
-        assert_eq!(next, NOW + Duration::from_secs(if is_stop { 1 } else { 90 }));
     }
 }
 
@@ -214,7 +237,7 @@ fn an_end_that_cannot_be_saved_is_a_fault() {
             ending,
         };
         let limit = Duration::from_secs(1);
-        let mut participants = bed.world.resource_mut::<crate::stop_participants::StopParticipants>();
+        let mut participants = bed.world.resource_mut::<StopParticipants>();
         participants.begin(turn, phase, NOW, limit);
         bed.world.resource_mut::<Clock>().advance_to(NOW + limit);
         bed.run(stopping::advance_stops);

@@ -8,8 +8,10 @@ use ecs_torrent_engine::ports::disk::{DiskAction, DiskError, DiskEvent, Provenan
 use ecs_torrent_engine::ports::state::{StateDone, StateError, StateEvent};
 use ecs_torrent_protocol::geometry::BLOCK_SIZE;
 
+use super::super::spilling::Run;
 use super::super::{OptionsGiven, SavedParts, SessionsPlugin};
 use super::*;
+use crate::picking::PickingPlugin;
 use crate::testing::{Bed, session};
 
 const STAMP: FileStamp = FileStamp {
@@ -34,7 +36,7 @@ fn saved() -> Session {
 
 /// Returns a torrent whose session is durable and whose files are known, with nothing to save.
 fn bed() -> Bed {
-    let mut bed = Bed::new((crate::ownership::OwnershipPlugin, SessionsPlugin));
+    let mut bed = Bed::new((crate::ownership::OwnershipPlugin, PickingPlugin, SessionsPlugin));
     bed.world.init_resource::<Messages<FailTorrent>>();
     let storage = Storage {
         id: StorageId(1),
@@ -268,6 +270,28 @@ fn a_session_is_written_after_the_blocks_that_it_names() {
     }
     let partials = &bed.get::<Partials>(bed.torrent).0;
     assert!(partials.values().all(|blocks| blocks.iter().eq([1])) && partials.len() == 2);
+}
+
+/// A stop drops unfinished pieces while their blocks are written. Blocks that cannot be written are lost then; while
+/// the torrent runs, they are still in memory.
+#[test]
+fn blocks_that_a_stop_cannot_write_are_counted() {
+    for is_last in [true, false] {
+        let mut bed = bed();
+        let torrent = bed.torrent;
+        let (piece, first, count) = (2, 1, 1);
+        let run = Run { piece, first, count };
+        let spill = Spill { torrent, run, is_last };
+        let tag = bed.world.resource_mut::<Jobs<Spill>>().add(spilling::SPILL, spill);
+        let full = std::io::ErrorKind::StorageFull.into();
+        let outcome = Err(DiskError::new(DiskAction::Write, "file".into(), full));
+        let blocks = Vec::new();
+        open_ports(&mut bed, vec![DiskEvent { tag, outcome, blocks }], Vec::new());
+        bed.run(collect_spilled);
+        let dropped = &bed.world.resource::<Supply>().dropped;
+        let lost = [(torrent, u64::from(BLOCK_SIZE))];
+        assert_eq!(dropped[..], lost[..usize::from(is_last)]);
+    }
 }
 
 /// A failed torrent may have been wrong about its pieces: its session stays as it is, except for the user's intent.
