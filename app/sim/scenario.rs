@@ -526,9 +526,9 @@ impl Scenario {
         settings
     }
 
-    /// Returns the least time in which all leechers can finish if a peer forwards a piece only after it has received
-    /// all of it: the seeds send the last piece at the end of the first copy at the earliest, and from then on the
-    /// number of nodes that have it doubles in the time that the fastest link needs for a piece.
+    /// Returns the shortest time in which all leechers can finish if peers forward complete pieces only. The seeds have
+    /// sent the last piece when they have sent one copy, at the earliest. From then on, the number of nodes with that
+    /// piece doubles in the time that the fastest link needs for a piece.
     ///
     /// With equal links and M pieces for N leechers, these are M + ⌊log₂ N⌋ piece times, which an optimal schedule
     /// reaches: Mundinger, Weber, Weiss, "Optimal scheduling of peer-to-peer file dissemination", Journal of

@@ -45,12 +45,12 @@ pub struct TorrentCounts {
     pub total: usize,
     /// Number of connections that we opened or are opening.
     pub outbound: usize,
-    barren: Barren,
+    failed_eviction: FailedEviction,
 }
 
 /// A failed search for a connection to evict. It makes another one useless for a while.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Barren {
+struct FailedEviction {
     until: Timestamp,
     /// Silences of the newcomer that found no connection to replace.
     silences: usize,
@@ -60,8 +60,8 @@ impl TorrentCounts {
     /// Whether a search for a connection to evict has failed recently, for a newcomer from a site with at most as many
     /// [silences](ConnectionCounts::silences).
     #[must_use]
-    pub fn is_barren(&self, now: Timestamp, silences: usize) -> bool {
-        self.barren.until > now && self.barren.silences <= silences
+    pub fn eviction_failed_recently(&self, now: Timestamp, silences: usize) -> bool {
+        self.failed_eviction.until > now && self.failed_eviction.silences <= silences
     }
 }
 
@@ -222,9 +222,9 @@ impl ConnectionCounts {
 
     /// Records that until that time no connection of a torrent can be evicted for a newcomer from a site with
     /// `silences` or more.
-    pub fn set_barren(&mut self, torrent: Entity, until: Timestamp, silences: usize) {
+    pub fn record_failed_eviction(&mut self, torrent: Entity, until: Timestamp, silences: usize) {
         if let Some(counts) = self.torrents.get_mut(&torrent) {
-            counts.barren = Barren { until, silences };
+            counts.failed_eviction = FailedEviction { until, silences };
         }
     }
 

@@ -1,4 +1,4 @@
-//! Commands to the DHT, their results, and its news.
+//! Commands to the DHT, their results, and its events.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

@@ -269,8 +269,9 @@ pub struct SourceStats {
     pub source: &'static str,
     /// Number of addresses that the source reported, each one counted once while it is remembered.
     pub found: u64,
-    /// Number of reports that were refused: addresses that are banned, our own, in a more private network than the
-    /// host that reported them, without room, or from a source that the torrent does not allow.
+    /// Number of reported addresses that were refused. The torrent refuses banned addresses, our own addresses,
+    /// addresses in a more private network than that of the host that reported them, addresses from sources that it
+    /// does not allow, and addresses for which it has no room.
     pub refused: u64,
     /// Number of these addresses at which a peer completed its handshake.
     pub connected: u64,

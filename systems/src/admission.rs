@@ -303,14 +303,15 @@ impl Admission<'_, '_> {
         let now = self.clock.now();
         let ip = newcomer.and_then(|newcomer| newcomer.ip);
         let silences = ip.map_or(0, |ip| self.counts.silences(ip));
-        if claim != Claim::UserNamed && self.counts.of_torrent(torrent).is_barren(now, silences) {
+        if claim != Claim::UserNamed && self.counts.of_torrent(torrent).eviction_failed_recently(now, silences) {
             return false;
         }
         let (standings, newcomer_party_size) = self.standings_of(torrent, newcomer);
         let rival = newcomer_party_size.map(|party_size| Rival { party_size, silences });
         let victim = policy::least_useful(&standings, rival, claim, &self.settings.peers);
         if victim.is_none() && claim != Claim::UserNamed {
-            self.counts.set_barren(torrent, now + SEARCH_INTERVAL, silences);
+            self.counts
+                .record_failed_eviction(torrent, now + SEARCH_INTERVAL, silences);
         }
         let is_silent =
             |(peer, standing): &(Entity, Standing)| Some(*peer) == victim && standing.class == Class::Silent;

@@ -5,8 +5,8 @@
 
 mod commands;
 mod entering;
+mod events;
 mod further;
-mod news;
 #[cfg(test)]
 mod tests;
 mod torrents;
@@ -44,8 +44,8 @@ use ecs_torrent_protocol::time::Timestamp;
 
 use self::commands::{Answer, DhtCommands, WaitingCommands};
 use self::entering::{Entry, NAMES, STATE};
+use self::events::{DhtEvents, EventLimits};
 use self::further::FurtherNode;
-use self::news::{DhtNews, NewsLimits};
 pub use self::torrents::DhtTorrent;
 use self::torrents::{SearchDue, WaitingTorrents};
 use crate::DecideSet;
@@ -92,8 +92,8 @@ pub struct Dht {
     answers: BTreeMap<SearchId, (NodeId, Answer)>,
     waiting: WaitingTorrents,
     entry: Entry,
-    /// The limits on news; `None` before the first.
-    news: Option<NewsLimits>,
+    /// The limits on events; `None` before the first.
+    event_limits: Option<EventLimits>,
     /// The time of the next call of the node, or of the next attempt to enter the network.
     deadline: Option<Timestamp>,
 }
@@ -137,7 +137,7 @@ struct DhtParams<'w, 's> {
     due: ResMut<'w, Deadlines<SearchDue>>,
     flush: ResMut<'w, FlushQueue>,
     found: MessageWriter<'w, CandidatesFound>,
-    news: DhtNews<'w>,
+    events: DhtEvents<'w>,
     external: ResMut<'w, ExternalAddresses>,
     index: Res<'w, TorrentIndex>,
     stopped: Option<Res<'w, FileRegistry>>,
@@ -201,7 +201,7 @@ fn run_dht(
     let are_stopped_known = params.are_stopped_known(&commands, &wakeup);
     commands.answer_stats(dht, &node, now);
     if are_stopped_known {
-        commands.carry_out(dht, &mut node, now, |hash| params.is_fenced(hash));
+        commands.carry_out(dht, &mut node, now, |hash| params.is_trackers_only(hash));
     }
     if node.deadline() <= now {
         node.advance(now);
@@ -272,7 +272,7 @@ impl DhtParams<'_, '_> {
 
     /// Whether a torrent that is listed here, and may not be searched for, or a stopped private one has the hash. No
     /// datagram may name it.
-    fn is_fenced(&self, hash: InfoHash) -> bool {
+    fn is_trackers_only(&self, hash: InfoHash) -> bool {
         let torrent = self.index.get(hash).and_then(|torrent| self.torrents.get(torrent).ok());
         match torrent {
             Some((_, allowed, ..)) => !allowed.has(CandidateSource::DHT),

@@ -91,7 +91,7 @@ fn give(
     if let Some((metainfo, have)) = known {
         let (files, geometry) = (&metainfo.info.files, &metainfo.info.geometry);
         if !choice.resolve(files) {
-            tracing::warn!(torrent = %torrent.label(), "none of its files is selected, so none is downloaded");
+            tracing::warn!(torrent = %torrent.label(), "no file matches the selection; nothing is downloaded");
         }
         // A torrent that has just become known holds no piece yet.
         let none = Bitfield::new(geometry.piece_count());

@@ -370,8 +370,8 @@ impl FollowParams<'_, '_> {
         }
     }
 
-    /// Pauses the torrent that a newer one has replaced when that one is complete, forgets the link of a torrent that
-    /// the user removes, and ends the rest of a link whose torrent runs again.
+    /// Applies a change of a torrent's state. If the torrent is complete, pauses the one that it replaces. If the user
+    /// removes the torrent, forgets its link. If the torrent runs again, ends the rest of its link.
     fn take_change(&mut self, links: &mut Links, changed: &LifecycleChanged) {
         let Ok((torrent, desired, _)) = self.torrents.get(changed.torrent) else {
             return;
@@ -615,7 +615,7 @@ impl FollowParams<'_, '_> {
         if let Some(old) = old {
             let name = link.link.to_string();
             let label = Label::new(&name, torrent);
-            tracing::info!(torrent = %label, "its publisher has replaced {old} by it, number {seq}");
+            tracing::info!(torrent = %label, "the publisher replaced {old} by this torrent, sequence number {seq}");
             let is_complete = self.state_of(old).is_some_and(|(_, lifecycle)| lifecycle.is_finished());
             outdated = match is_complete {
                 true => download.previous.replace(old),

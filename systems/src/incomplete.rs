@@ -151,7 +151,7 @@ fn move_complete(
                 // The move goes on when the torrent is opened again.
                 Ok(_) | Err(MoveError::Interrupted(_)) => {}
                 Err(error) => {
-                    tracing::warn!(torrent = %label, "stays in the folder for incomplete torrents: {error}");
+                    tracing::warn!(torrent = %label, "not moved to the download folder: {error}");
                     failed.add(entity);
                 }
             }),

@@ -52,7 +52,7 @@ fn restore_labels(loaded: On<SessionLoaded>, mut commands: Commands, torrents: Q
     }
     match labels.check(LabelBounds::WIDEST) {
         Ok(()) => drop(commands.entity(loaded.torrent).insert(labels)),
-        Err(error) => tracing::warn!(torrent = %torrent.label(), "its labels are not restored: {error}"),
+        Err(error) => tracing::warn!(torrent = %torrent.label(), "labels not restored: {error}"),
     }
 }
 

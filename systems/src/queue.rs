@@ -517,7 +517,7 @@ fn settle(
         let Ok(queued) = torrents.get(torrent) else { continue };
         match class {
             Class::Waiting => tracing::debug!(torrent = %queued.torrent.label(), "has to wait in the queue"),
-            _ => tracing::debug!(torrent = %queued.torrent.label(), "its turn in the queue has come"),
+            _ => tracing::debug!(torrent = %queued.torrent.label(), "leaves the queue"),
         }
         if entry.begin_period(limits, clock.now(), queued.bytes()).is_some() {
             checks.set(clock.now() + seconds(limits.slow_after_s), SlowCheck(torrent));

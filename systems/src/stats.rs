@@ -332,12 +332,6 @@ fn speed_of(lifecycle: &Lifecycle, readiness: Readiness, rates: &TorrentRates, n
     }
 }
 
-/// Returns the number of bytes that a check has hashed so far.
-fn checked_size(geometry: &Geometry, check: &Check) -> u64 {
-    let checked = u64::from(check.checked_count()) * u64::from(geometry.piece_length());
-    checked.min(geometry.pieces_size())
-}
-
 /// Returns the size of all wanted pieces.
 fn wanted_size(geometry: &Geometry, wanted: Option<&WantedPieces>) -> u64 {
     wanted.map_or(geometry.pieces_size(), |wanted| {

@@ -194,7 +194,7 @@ impl StopParticipants {
         for (index, _) in late {
             let participant = &self.all[index].name;
             tracing::warn!(torrent = %label, participant, "stopping: continues without a participant that took too long");
-            running.error.get_or_insert_with(|| "it took too long".into());
+            running.error.get_or_insert_with(|| "timed out".into());
         }
         if let Some(next) = running.waiting.iter().map(|(_, deadline)| *deadline).min() {
             return Err(next);
@@ -372,7 +372,7 @@ mod tests {
         assert_eq!(take::<Hasty>(&mut world, finish), 1);
         assert_eq!(world.resource::<Wakeup>().earliest(), NEVER, "nobody waits for it");
         assert_eq!(take::<Patient>(&mut world, finish), 1);
-        assert_eq!(poll(&mut world, torrent, SECOND), Ok(Err("it took too long".into())));
+        assert_eq!(poll(&mut world, torrent, SECOND), Ok(Err("timed out".into())));
     }
 
     #[test]

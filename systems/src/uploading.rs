@@ -553,7 +553,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_judged_by_what_can_be_served() {
+    fn requests_are_compared_with_what_can_be_served() {
         let geometry = Geometry::new(100_000, 40_000).unwrap();
         let mut have = Bitfield::new(3);
         have.insert(2);

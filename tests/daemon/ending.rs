@@ -161,8 +161,8 @@ fn each_line_of_a_log_in_a_file_begins_with_its_time() {
     }
 }
 
-/// A stalled reader of the log stalls neither the daemon nor the log file. When it reads again, the log gives the number
-/// of lost lines.
+/// A stalled reader of the log stalls neither the daemon nor the log file. When it reads again, the log gives the
+/// number of lost lines.
 #[test]
 fn a_log_that_nobody_reads() {
     let temporary = tempfile::tempdir().unwrap();

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::bed::{Daemon, succeed, torrent, wait_until};
 use crate::dual_stack::start;
-use crate::fence::{has_local_network, ip};
+use crate::private_torrents::{has_local_network, ip};
 
 /// Nothing but local discovery finds peers.
 const LOCAL_ONLY: [&str; 2] = ["--no-dht", "--no-pex"];

@@ -137,7 +137,7 @@ fn redirects_are_followed_to_an_end() {
 /// announces and scrapes, not by a redirect either.
 #[test]
 fn a_torrent_requests_only_announces_of_local_servers() {
-    const REASON: &str = "a local address is asked for announces and scrapes of trackers only";
+    const REASON: &str = "local servers may be requested for announces and scrapes only";
     let (sender, requests) = channel();
     let service = serve(move |target| {
         sender.send(target.to_owned()).unwrap();

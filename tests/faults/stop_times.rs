@@ -16,7 +16,7 @@ use ecs_torrent::{InfoHash, TorrentState};
 use crate::bed::{Bed, DEADLINE, Torrent, loopback};
 use crate::http_tracker::announce;
 use crate::peer::ScriptedPeer;
-use crate::stopping::{HeldTracker, assert_farewell, begin_stop};
+use crate::stopping::{HeldTracker, assert_last_messages, begin_stop};
 
 /// Longer than all phases of a stop together, and shorter than any unbounded phase would take.
 pub const BOUND: Duration = Duration::from_secs(30);
@@ -140,7 +140,7 @@ fn a_thousand_peers_are_disconnected_in_order() {
     let begin = Instant::now();
     let stop = begin_stop(&bed, id);
     for mut peer in peers {
-        assert_farewell(&peer.rest(), &BTreeSet::new());
+        assert_last_messages(&peer.rest(), &BTreeSet::new());
     }
     stop.join().unwrap().unwrap();
     assert!(begin.elapsed() < BOUND, "{:?}", begin.elapsed());

@@ -68,22 +68,22 @@ fn requests(frames: &[Frame]) -> impl Iterator<Item = BlockRequest> {
 
 /// Asserts the engine's last messages: one cancel for each of `outstanding` requests and no other, then not-interested,
 /// then choke. Messages before the first cancel may add requests, which must be canceled too.
-pub fn assert_farewell(frames: &[Frame], outstanding: &BTreeSet<BlockRequest>) {
+pub fn assert_last_messages(frames: &[Frame], outstanding: &BTreeSet<BlockRequest>) {
     let canceled = |frame: &Frame| match frame {
         Frame::Message(Message::Cancel(request)) => Some(*request),
         _ => None,
     };
     let begin = frames.iter().position(|frame| canceled(frame).is_some());
     let begin = begin.unwrap_or(frames.len().saturating_sub(2));
-    let (before, farewell) = frames.split_at(begin);
+    let (before, last) = frames.split_at(begin);
     let mut outstanding = outstanding.clone();
     outstanding.extend(requests(before));
-    let cancels: Vec<BlockRequest> = farewell.iter().map_while(canceled).collect();
+    let cancels: Vec<BlockRequest> = last.iter().map_while(canceled).collect();
     let once: BTreeSet<BlockRequest> = cancels.iter().copied().collect();
     assert_eq!(once.len(), cancels.len(), "each is canceled once: {cancels:?}");
     assert_eq!(once, outstanding, "what was outstanding is canceled");
     assert_eq!(
-        &farewell[cancels.len()..],
+        &last[cancels.len()..],
         [Message::NotInterested, Message::Choke].map(Frame::Message)
     );
 }
@@ -155,7 +155,7 @@ fn a_download_is_stopped_in_order() {
     let mut events = bed.torrents().subscribe();
     let stop = begin_stop(&bed, id);
     let said = seed.rest();
-    assert_farewell(&said, &owed);
+    assert_last_messages(&said, &owed);
     leecher.rest();
     // The seed has not closed its side. The engine discards the blocks that it sends now, but still waits for its
     // close.
@@ -203,7 +203,7 @@ fn a_download_is_stopped_in_order() {
     assert!(bed.block_on(bed.torrents().list()).unwrap().is_empty());
 }
 
-/// A peer that never stops sending gets the same close: no request after the farewell, and no reset.
+/// A peer that never stops sending gets the same close: no request after the last messages, and no reset.
 #[test]
 fn nothing_is_requested_after_the_close() {
     let torrent = Arc::new(Torrent::new(8 << 20, 65536));
@@ -255,7 +255,7 @@ fn a_seed_is_stopped_in_order() {
     let mut leecher = leech_a_block(&bed, &torrent, 0);
     bed.wait_until("the block to be counted", || bed.stats(id).uploaded == BLOCK);
     let stop = begin_stop(&bed, id);
-    assert_farewell(&leecher.rest(), &BTreeSet::new());
+    assert_last_messages(&leecher.rest(), &BTreeSet::new());
     assert_eq!(bed.stats(id).state, TorrentState::Stopping(StopPhase::DisconnectPeers));
     assert!(tracker.stops.try_recv().is_err(), "announced before the peer was gone");
     drop(leecher);

@@ -244,7 +244,7 @@ fn private_torrents_never_appear_in_the_dht() {
     assert!(sent < 400, "upkeep only: {sent} queries");
 }
 
-/// The test of the test above: a fence that lets the DHT through shows in the datagrams, in searches and in announces.
+/// The test of the test above: a rule that allows the DHT shows in the datagrams, in searches and in announces.
 #[test]
 fn a_private_torrent_that_appears_in_the_dht_is_found_out() {
     let mut network = Network::of(12, true, true);

@@ -2,8 +2,8 @@
 //!
 //! Each mutant is a plugin that breaks one feature.
 
-mod fence;
 mod nodes;
+mod private_torrents;
 mod readers;
 
 use bevy_app::{App, Plugin};
@@ -521,7 +521,7 @@ fn intact_engines_keep_private_torrents_private() {
     assert!(outcome.is_good(), "{outcome}");
 }
 
-/// A fence that lets every source in: peers are exchanged.
+/// A torrent that allows every source: peers are exchanged.
 #[derive(Clone)]
 pub struct AllowsAll;
 
@@ -537,7 +537,7 @@ fn allow_all(sources: Res<CandidateSources>, mut torrents: Query<&mut AllowedSou
     }
 }
 
-/// A source of peers that ignores the fence, on its way out.
+/// A source of peers that ignores the allowed sources, on its way out.
 #[derive(Clone)]
 struct Names(fn(&InfoHash) -> Vec<u8>);
 
@@ -593,7 +593,7 @@ fn query(method: Method<'_>) -> Vec<u8> {
     message.write()
 }
 
-/// Sources of peers that ignore the fence, on their way in.
+/// Sources of peers that ignore the allowed sources, on their way in.
 #[derive(Clone)]
 struct Learns(CandidateSource);
 

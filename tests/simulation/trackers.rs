@@ -132,7 +132,7 @@ fn an_edit_that_cannot_be_saved_is_undone() {
 }
 
 #[test]
-fn edits_that_cannot_be_meant_change_nothing() {
+fn invalid_edits_change_nothing() {
     let mut edited = Edited::new(43);
     let old = edited.url(0);
     let message = |result: Result<(), EditTrackersError>| result.unwrap_err().to_string();

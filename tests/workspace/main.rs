@@ -16,13 +16,13 @@ mod components;
 mod config;
 mod crates;
 mod features;
-mod fence;
 mod fresh;
 mod functions;
 mod lifecycle;
 mod log_lines;
 mod log_peers;
 mod modules;
+mod private_torrents;
 mod states;
 #[cfg(feature = "daemon")]
 mod tick;

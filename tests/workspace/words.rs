@@ -55,7 +55,7 @@ const BRITISH: [(&str, &[&str]); 40] = [
 ];
 
 /// Words that this project once used for things that have a standard word.
-const PRIVATE: [(&str, &str); 51] = [
+const PRIVATE: [(&str, &str); 52] = [
     ("platter", "durable, synced, stable storage"),
     ("confess", "what is recorded"),
     ("anew", "again"),
@@ -107,6 +107,7 @@ const PRIVATE: [(&str, &str); 51] = [
     ("heed", "respect, regard"),
     ("bestow", "give, assign"),
     ("suffer", "fail, be delayed"),
+    ("judged", "evaluated, checked, measured"),
 ];
 
 /// Words with which no sentence of a comment begins, because they hide its subject.

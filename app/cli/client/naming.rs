@@ -73,7 +73,7 @@ impl<'t> Wanted<'t> {
         self.digits.as_ref().is_some_and(|digits| digits.len() == HASH_DIGITS)
     }
 
-    /// Whether a torrent of a list is meant. The name may be given as it is printed.
+    /// Whether the text is the name of a torrent, stored or printed, or the beginning of its info-hash.
     fn is(&self, torrent: &Found) -> bool {
         let is_named = torrent.name == self.name || printable(&torrent.name) == self.name;
         let digits = self.digits.as_deref();

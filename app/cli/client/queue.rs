@@ -39,7 +39,7 @@ pub(in crate::cli) struct QueueArgs {
     /// Move the torrent to a place among all, counted from 1.
     #[arg(long, group = "move", requires = "hash", value_name = "NUMBER")]
     place: Option<NonZeroU32>,
-    /// Let the torrent run whatever the limits are. It takes a place.
+    /// Run the torrent regardless of the limits. It counts toward them.
     #[arg(long, requires = "hash", conflicts_with = "no_force")]
     force: bool,
     /// Let the limits apply to the torrent again.

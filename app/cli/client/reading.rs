@@ -387,7 +387,7 @@ async fn serve(
             match content.next().await {
                 Ok(bytes) => bytes.map(|bytes| (Ok(bytes), Some(content))),
                 Err(error) => {
-                    tracing::warn!(%error, "the file breaks off");
+                    tracing::warn!(%error, "the body ends early");
                     Some((Err(io::Error::other(error.to_string())), None))
                 }
             }

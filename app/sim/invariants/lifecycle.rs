@@ -11,8 +11,8 @@ use ecs_torrent_components::wanted::{WantedPieces, unneeded};
 
 use super::{Invariant, Violations};
 
-/// Checks that a torrent that downloads lacks a wanted piece, that a finished one lacks none, and that a seeding one
-/// lacks no piece at all.
+/// Checks that downloading torrents lack a wanted piece, that finished ones hold all wanted pieces, and that seeding
+/// ones hold all pieces.
 pub(super) fn check_completion(
     clock: Res<Clock>,
     mut violations: ResMut<Violations>,

@@ -26,7 +26,7 @@ use ecs_torrent_protocol::geometry::Span;
 
 pub use self::files::{Files, SharedFiles};
 use self::moving::{Mover, Turn};
-use self::storage::{Farewell, Storage, Write};
+use self::storage::{CloseReport, Storage, Write};
 use super::StartError;
 pub use super::buffers::FileBuffers;
 use super::jobs::Jobs;
@@ -150,14 +150,14 @@ impl DiskPool {
                 (tag, storage, Work::Look)
             }
             DiskRequest::Close { tag, storage } => {
-                let farewell = tag.map(|tag| Farewell::new(tag, self.sink.clone()));
+                let report = tag.map(|tag| CloseReport::new(tag, self.sink.clone()));
                 if let Some(mover) = self.movers.remove(&storage) {
                     // A torrent's files are either open or moved.
-                    mover.close(farewell);
+                    mover.close(report);
                     return None;
                 }
                 if let Some(closed) = self.storages.remove(&storage) {
-                    closed.close(farewell);
+                    closed.close(report);
                     self.closed.push(closed);
                 }
                 return None;

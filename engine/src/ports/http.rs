@@ -150,7 +150,7 @@ pub enum HttpError {
     #[error("redirected into a private network")]
     PrivateRedirect,
     /// A server of this machine or a local network was to be asked for something that no tracker has.
-    #[error("a local address is asked for announces and scrapes of trackers only")]
+    #[error("local servers may be requested for announces and scrapes only")]
     LocalPath,
     /// The request was redirected too often.
     #[error("too many redirects")]

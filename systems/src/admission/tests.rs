@@ -120,7 +120,7 @@ impl Bed {
     /// Makes the connections of a torrent safe from every eviction.
     fn protect(&mut self, torrent: Entity) {
         let mut counts = self.world.resource_mut::<ConnectionCounts>();
-        counts.set_barren(torrent, NOW + SEARCH_INTERVAL * 9, 0);
+        counts.record_failed_eviction(torrent, NOW + SEARCH_INTERVAL * 9, 0);
         self.world.entity_mut(torrent).remove::<Lifecycle>();
     }
 
@@ -624,7 +624,7 @@ fn resolve(past: Past, age: Duration, newcomer: Direction, is_our_id_higher: boo
 }
 
 #[test]
-fn a_second_connection_is_judged_by_the_first_one() {
+fn a_second_connection_is_compared_with_the_first_one() {
     let (short, long) = (Duration::from_secs(1), Duration::from_secs(999));
     assert_eq!(resolve(Past::Useful, short, Direction::Outbound, true), Twin::Both);
     assert_eq!(resolve(Past::Idle, short, Direction::Outbound, true), Twin::Newcomer);

@@ -110,13 +110,13 @@ impl DhtCommands<'_> {
         }
     }
 
-    /// Begins the searches of commands. `is_fenced` returns whether no datagram may name a hash.
+    /// Begins the searches of commands. `is_trackers_only` returns whether no datagram may name a hash.
     pub(super) fn carry_out(
         &mut self,
         dht: &mut Dht,
         node: &mut Node,
         now: Timestamp,
-        is_fenced: impl Fn(InfoHash) -> bool,
+        is_trackers_only: impl Fn(InfoHash) -> bool,
     ) {
         for (target, goal, answer) in self.searches() {
             // An item may name a torrent too (BEP 46).
@@ -124,12 +124,12 @@ impl DhtCommands<'_> {
                 Goal::Put { item, .. } => MutableLink::torrent_in(&item.value),
                 _ => None,
             };
-            let fenced = [Some(InfoHash(target.0)), named]
+            let refused = [Some(InfoHash(target.0)), named]
                 .into_iter()
                 .flatten()
-                .find(|hash| is_fenced(*hash));
-            if let Some(fenced) = fenced {
-                answer.refuse(DhtError::TrackersOnly(fenced));
+                .find(|hash| is_trackers_only(*hash));
+            if let Some(refused) = refused {
+                answer.refuse(DhtError::TrackersOnly(refused));
                 continue;
             }
             match node.search(target, goal, None, now) {

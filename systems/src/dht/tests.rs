@@ -137,7 +137,7 @@ impl Network {
             let mut published = world.resource_mut::<Messages<DhtAnnounced>>();
             let published = published.drain();
             self.published
-                .extend(published.map(|news| (news.torrent, news.peers, news.nodes)));
+                .extend(published.map(|event| (event.torrent, event.peers, event.nodes)));
             for request in world.resource::<NetPort>().outgoing() {
                 if let NetRequest::Datagram { to, data, .. } = request {
                     self.sent.push((*to, data.clone()));

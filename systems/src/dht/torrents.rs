@@ -15,7 +15,7 @@ use ecs_torrent_protocol::dht::node::{Announce, Event, Found, Goal, Node, Search
 use ecs_torrent_protocol::hash::InfoHash;
 use ecs_torrent_protocol::time::Timestamp;
 
-use super::news::{NewsLimits, Outcome};
+use super::events::{EventLimits, Outcome};
 use super::{Dht, DhtParams, Inbox};
 
 /// Time until a torrent that needs peers is searched for again if nobody was found; doubles each time, up to the
@@ -255,7 +255,11 @@ impl DhtParams<'_, '_> {
                 }
                 Event::Finished { search, found } => {
                     if let Some(torrent) = dht.searches.remove(&search) {
-                        self.finish(torrent, &found, dht.news.get_or_insert_with(|| NewsLimits::new(now)));
+                        self.finish(
+                            torrent,
+                            &found,
+                            dht.event_limits.get_or_insert_with(|| EventLimits::new(now)),
+                        );
                     } else if let Some((_, answer)) = dht.answers.remove(&search) {
                         answer.finish(*found);
                     }
@@ -263,13 +267,13 @@ impl DhtParams<'_, '_> {
                 Event::Announced { info_hash, peer } => self.take_announced(InfoHash(info_hash.0), peer),
                 Event::ExternalAddress(address) => {
                     self.external.learn(address);
-                    let limits = dht.news.get_or_insert_with(|| NewsLimits::new(now));
-                    self.news.publish_address(DhtAddressKnown { address }, limits, now);
+                    let limits = dht.event_limits.get_or_insert_with(|| EventLimits::new(now));
+                    self.events.publish_address(DhtAddressKnown { address }, limits, now);
                 }
                 Event::Ready(family) => {
                     self.introduce_further(dht, node, family);
-                    let limits = dht.news.get_or_insert_with(|| NewsLimits::new(now));
-                    self.news.publish_ready(DhtReady { family }, limits, now);
+                    let limits = dht.event_limits.get_or_insert_with(|| EventLimits::new(now));
+                    self.events.publish_ready(DhtReady { family }, limits, now);
                 }
             }
         }
@@ -295,7 +299,7 @@ impl DhtParams<'_, '_> {
         }
     }
 
-    fn finish(&mut self, torrent: Entity, found: &Found, limits: &mut NewsLimits) {
+    fn finish(&mut self, torrent: Entity, found: &Found, limits: &mut EventLimits) {
         let now = self.clock.now();
         let Ok((data, _, lifecycle, .., mut searched)) = self.torrents.get_mut(torrent) else {
             return;
@@ -310,7 +314,7 @@ impl DhtParams<'_, '_> {
             peers = found.peer_count,
             "searched the DHT: {nodes} nodes answered, {stored} store our address"
         );
-        self.news
+        self.events
             .publish_search(torrent, found, &mut searched.published, limits, now);
         let interval = seconds(self.settings.dht.announce_interval_s);
         let is_miss = found.peer_count == 0 && lifecycle.wants_peers() || found.stored_count == 0;

@@ -1,4 +1,4 @@
-//! The one place where addresses of peers are judged, counted and bounded.
+//! The one place where addresses of peers are checked, counted and limited.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -188,8 +188,8 @@ impl CandidateRules<'_> {
     /// Whether a source may name an address. A host may not make us connect to a more private network than its own and
     /// ours. The addresses of a session were checked when they were found.
     fn may_name(&self, source: CandidateSource, informant: Option<IpAddr>, ip: IpAddr) -> bool {
-        let is_judged = matches!(source, CandidateSource::SESSION | CandidateSource::UNFETCHED_SESSION);
-        is_judged || informant.map_or(Scope::Global, Scope::of).may_reach(ip) || self.local.scope().may_reach(ip)
+        let is_checked = matches!(source, CandidateSource::SESSION | CandidateSource::UNFETCHED_SESSION);
+        is_checked || informant.map_or(Scope::Global, Scope::of).may_reach(ip) || self.local.scope().may_reach(ip)
     }
 
     /// Whether few other addresses with the same IP address are known: a source may report every port of a victim.

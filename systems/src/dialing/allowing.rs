@@ -1,4 +1,4 @@
-//! The fence of private torrents (BEP 27): the one place that decides from which sources a torrent may get peers.
+//! Allowed peer sources of a torrent (BEP 27): the only place that decides from which sources a torrent may get peers.
 
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::candidates::{AllowedSources, CandidateSource, CandidateSources};

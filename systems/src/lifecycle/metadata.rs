@@ -146,7 +146,7 @@ impl Completer<'_> {
         torrent.name = metainfo.info.name.as_str().into();
         torrent.private = metainfo.info.private;
         self.index.insert(&torrent.hashes, entity);
-        tracing::info!(torrent = %torrent.label(), "its metadata is known");
+        tracing::info!(torrent = %torrent.label(), "metadata received");
         if listed.state.is_loaded() && *listed.lifecycle == Lifecycle::FetchingMetadata {
             commands.entity(entity).insert(Opening::supplied());
         }

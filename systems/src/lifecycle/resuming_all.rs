@@ -108,7 +108,7 @@ impl ResumingAll {
             }
             Err(ResumeTorrentError::Unsaved(unsaved)) => {
                 let label = Label::new(&unsaved.name, torrent);
-                tracing::error!(torrent = %label, "stays stopped: {unsaved}");
+                tracing::error!(torrent = %label, "not resumed: {unsaved}");
                 self.first_error.get_or_insert(ResumeError::Unsaved(unsaved));
             }
         }

@@ -191,23 +191,28 @@ impl Receiver<'_, '_> {
             Outcome::Unsolicited => return false,
             Outcome::Kept => {}
             Outcome::Contradiction => self.blame.close(peer, WireError::BadMetadata),
-            Outcome::Failed { liars } => self.ban(of, &liars),
-            Outcome::Complete { info, liars } => {
+            Outcome::Failed {
+                senders_of_bad_metadata,
+            } => self.ban(of, &senders_of_bad_metadata),
+            Outcome::Complete {
+                info,
+                senders_of_bad_metadata,
+            } => {
                 self.supplied.0.push_back(SupplyMetadata {
                     torrent: torrent.id(),
                     info,
                     reply: Reply::ignored(),
                 });
                 self.wakeup.at(self.clock.now());
-                self.ban(of, &liars);
+                self.ban(of, &senders_of_bad_metadata);
             }
         }
         true
     }
 
-    fn ban(&mut self, torrent: Entity, liars: &[Culprit]) {
-        for liar in liars {
-            self.blame.ban(liar, torrent, format_args!("corrupt metadata"));
+    fn ban(&mut self, torrent: Entity, senders_of_bad_metadata: &[Culprit]) {
+        for sender in senders_of_bad_metadata {
+            self.blame.ban(sender, torrent, format_args!("corrupt metadata"));
         }
     }
 }

@@ -383,7 +383,7 @@ where
                 if slot.received || slot.requested_from.contains(&peer.peer) || slot.late.contains(&peer.peer) {
                     continue;
                 }
-                // The peers that owe the block are much slower than this one, judged by earlier blocks or by this one.
+                // The peers that owe the block are much slower than this one, by earlier blocks or by this one.
                 let is_slow = slot.expected_at > torrent.now + patience || slot.requested_at + slow <= torrent.now;
                 let copies = if is_slow { 0 } else { slot.requested_from.len() };
                 if best.is_some_and(|(_, _, least)| copies >= least) {

@@ -421,7 +421,7 @@ impl SessionWriter<'_, '_> {
     pub(super) fn end_with(&mut self, saved: &mut SavedItem<'_, '_>, result: Result<(), Arc<str>>, removed: Removed) {
         saved.state.job = Job::None;
         if let Err(reason) = &result {
-            tracing::warn!(torrent = %saved.torrent.label(), %reason, "its state is not saved");
+            tracing::warn!(torrent = %saved.torrent.label(), %reason, "session not saved");
             self.publish(saved, result.clone());
         }
         if std::mem::take(&mut saved.state.is_last) {

@@ -90,7 +90,7 @@ fn take_edits(
                 continue;
             }
         };
-        tracing::info!(torrent = %torrent.label(), "its trackers were edited");
+        tracing::info!(torrent = %torrent.label(), "trackers edited");
         editor.apply(entity, &after, true);
         let edit = TrackersEdit {
             before,

@@ -50,13 +50,13 @@ fn stop_a_download(lab: &Lab) {
         .iter()
         .position(|what| *what == "CANCEL")
         .expect("requests were outstanding");
-    let farewell: Vec<&str> = received[begin..]
+    let last: Vec<&str> = received[begin..]
         .iter()
         .copied()
         .filter(|what| *what != "CANCEL")
         .collect();
     let end = "disconnecting (TCP) [sock_read] [asio.misc]: End of file (reason: 0)";
-    assert_eq!(farewell, ["NOT_INTERESTED", "CHOKE", end]);
+    assert_eq!(last, ["NOT_INTERESTED", "CHOKE", end]);
     let session = Session::parse(&std::fs::read(session_path(&folder, &share)).unwrap(), share.info_hash).unwrap();
     let total = super::FILE_BYTES as u64;
     assert!((1 << 20..total).contains(&session.downloaded), "{}", session.downloaded);

@@ -8,7 +8,7 @@ use super::{Assembly, piece_count, piece_len};
 use crate::hash::{InfoHash, Sha1Digest, sha1};
 use crate::time::Timestamp;
 
-/// Maximum number of attempts at a time: liars cannot fill them with few addresses.
+/// Maximum number of attempts at a time: peers that send bad metadata cannot fill them with few addresses.
 const MAX_ATTEMPTS: usize = 64;
 
 /// The sizes of all attempts make at most this many times [`FetchLimits::max_bytes`].
@@ -72,7 +72,7 @@ impl Default for FetchLimits {
 /// fetch.add_source("peer", info.len() as u32);
 /// assert_eq!(fetch.requests(Timestamp::ZERO), [("peer", 0)]);
 /// let outcome = fetch.receive("peer", 0, info.len() as u32, info.clone(), Timestamp::ZERO);
-/// assert_eq!(outcome, Outcome::Complete { info, liars: vec![] });
+/// assert_eq!(outcome, Outcome::Complete { info, senders_of_bad_metadata: vec![] });
 /// ```
 #[derive(Debug)]
 pub struct Fetch<P> {
@@ -161,14 +161,14 @@ pub enum Outcome<P> {
     /// All pieces were there, and the hash is wrong. These peers have sent wrong bytes.
     Failed {
         /// Peers that lied, proven.
-        liars: Vec<P>,
+        senders_of_bad_metadata: Vec<P>,
     },
     /// The dictionary is complete and has the right hash.
     Complete {
         /// The bytes of the dictionary.
         info: Bytes,
         /// Peers that sent wrong bytes in earlier attempts, each one once.
-        liars: Vec<P>,
+        senders_of_bad_metadata: Vec<P>,
     },
 }
 
@@ -535,15 +535,18 @@ impl<P: Copy + Eq> Fetch<P> {
                 let good = parts.get(suspect.piece as usize);
                 good.is_none_or(|good| sha1([&good[..]]) != suspect.digest)
             });
-            let mut liars = Vec::new();
+            let mut senders_of_bad_metadata = Vec::new();
             for suspect in suspects {
-                if !liars.contains(&suspect.peer) {
-                    liars.push(suspect.peer);
+                if !senders_of_bad_metadata.contains(&suspect.peer) {
+                    senders_of_bad_metadata.push(suspect.peer);
                 }
             }
             self.attempts.clear();
             self.is_complete = true;
-            return Outcome::Complete { info, liars };
+            return Outcome::Complete {
+                info,
+                senders_of_bad_metadata,
+            };
         }
         let senders: Vec<(u32, Sha1Digest, P)> = attempt
             .assembly
@@ -554,7 +557,9 @@ impl<P: Copy + Eq> Fetch<P> {
         if senders.iter().all(|(.., peer)| *peer == first) {
             attempt.assembly.clear();
             self.remove_source(first);
-            return Outcome::Failed { liars: vec![first] };
+            return Outcome::Failed {
+                senders_of_bad_metadata: vec![first],
+            };
         }
         let size = self.attempts.swap_remove(index).assembly.size();
         self.exclusive.push(size);
@@ -563,7 +568,9 @@ impl<P: Copy + Eq> Fetch<P> {
                 self.suspects.push(Suspect { peer, piece, digest });
             }
         }
-        Outcome::Failed { liars: Vec::new() }
+        Outcome::Failed {
+            senders_of_bad_metadata: Vec::new(),
+        }
     }
 
     /// Drops attempts without peers, unless they hold something that others may complete.

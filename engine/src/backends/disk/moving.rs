@@ -16,7 +16,7 @@ use rustix::fs::{CWD, Mode, OFlags, fsync};
 use self::copying::Copying;
 use super::deleting::{folders_of, is_something_else};
 use super::files::{Files, LookFor, Result, SharedFiles};
-use super::storage::Farewell;
+use super::storage::CloseReport;
 use crate::backends::beneath::{self, Parent, Status};
 use crate::port::JobTag;
 use crate::ports::disk::{
@@ -36,7 +36,7 @@ pub(super) struct Mover {
     state: Mutex<State>,
     is_closed: AtomicBool,
     /// Dropped last, after every handle to the files.
-    farewell: Mutex<Option<Farewell>>,
+    report: Mutex<Option<CloseReport>>,
 }
 
 /// Progress of a step.
@@ -106,14 +106,14 @@ impl Mover {
                 ..State::default()
             }),
             is_closed: AtomicBool::new(false),
-            farewell: Mutex::default(),
+            report: Mutex::default(),
         }
     }
 
-    /// Ends the step where it is. `farewell` reports when every handle is closed.
-    pub(super) fn close(&self, farewell: Option<Farewell>) {
+    /// Ends the step where it is. `report` reports when every handle is closed.
+    pub(super) fn close(&self, report: Option<CloseReport>) {
         self.is_closed.store(true, Ordering::Relaxed);
-        *self.farewell.lock().unwrap_or_else(PoisonError::into_inner) = farewell;
+        *self.report.lock().unwrap_or_else(PoisonError::into_inner) = report;
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -19,22 +19,22 @@ pub(super) struct Storage {
     pub(super) files: Files,
     waiting: Mutex<Waiting>,
     /// Dropped last, after every handle to the files.
-    farewell: Mutex<Option<Box<Farewell>>>,
+    report: Mutex<Option<Box<CloseReport>>>,
 }
 
 /// Reports that a storage is closed when it is dropped: when the last job on its files is done.
-pub(super) struct Farewell {
+pub(super) struct CloseReport {
     tag: JobTag,
     sink: Sink<DiskEvent>,
 }
 
-impl Farewell {
+impl CloseReport {
     pub(super) fn new(tag: JobTag, sink: Sink<DiskEvent>) -> Self {
         Self { tag, sink }
     }
 }
 
-impl Drop for Farewell {
+impl Drop for CloseReport {
     fn drop(&mut self) {
         self.sink.push(DiskEvent {
             tag: self.tag,
@@ -63,14 +63,14 @@ impl Storage {
         Self {
             files,
             waiting: Mutex::default(),
-            farewell: Mutex::default(),
+            report: Mutex::default(),
         }
     }
 
-    /// Closes the files. `farewell` reports when every handle is closed.
-    pub(super) fn close(&self, farewell: Option<Farewell>) {
+    /// Closes the files. `report` reports when every handle is closed.
+    pub(super) fn close(&self, report: Option<CloseReport>) {
         self.files.close();
-        *self.farewell.lock().unwrap_or_else(PoisonError::into_inner) = farewell.map(Box::new);
+        *self.report.lock().unwrap_or_else(PoisonError::into_inner) = report.map(Box::new);
     }
 
     /// Queues a write. Returns true if a thread must call [`Storage::write_waiting`].

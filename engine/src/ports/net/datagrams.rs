@@ -24,8 +24,8 @@ pub const UTP_DATAGRAMS: Purpose = purpose!("datagrams of uTP");
 /// The inbox of announcements in the local network.
 pub const LSD_DATAGRAMS: Purpose = purpose!("datagrams of local discovery");
 
-/// The protocol of a datagram, judged by its first bytes. Each kind has its own ring on the way into the world, and its
-/// own share of a tick, so that a flood of one kind does not displace another.
+/// The protocol of a datagram, which its first bytes show. Each kind has its own ring on the way into the world, and
+/// its own share of a tick, so that a flood of one kind does not displace another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DatagramKind {
     /// An answer of a tracker (BEP 15).

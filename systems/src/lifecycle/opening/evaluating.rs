@@ -143,7 +143,7 @@ mod tests {
         }
     }
 
-    fn judged(session: Option<&Session>, stamps: [Option<FileStamp>; 3]) -> (Vec<u32>, Vec<u32>) {
+    fn evaluated(session: Option<&Session>, stamps: [Option<FileStamp>; 3]) -> (Vec<u32>, Vec<u32>) {
         let geometry = Geometry::new(45, 10).unwrap();
         let Findings { have, doubtful } = evaluate(session, &stamps, &geometry, &files(), |_| false);
         (have.iter().collect(), doubtful)
@@ -153,7 +153,7 @@ mod tests {
     fn a_session_is_believed_where_the_files_are_as_it_says() {
         let saved = session(&[0, 1, 2], [Some(SEEN), Some(SEEN), None]);
         assert_eq!(
-            judged(Some(&saved), [Some(SEEN), Some(SEEN), None]),
+            evaluated(Some(&saved), [Some(SEEN), Some(SEEN), None]),
             (vec![0, 1, 2], vec![])
         );
     }
@@ -163,7 +163,7 @@ mod tests {
         let saved = session(&[0, 1, 2, 3, 4], [Some(SEEN); 3]);
         let touched = FileStamp { nanos: 2, ..SEEN };
         assert_eq!(
-            judged(Some(&saved), [Some(SEEN), Some(SEEN), Some(touched)]),
+            evaluated(Some(&saved), [Some(SEEN), Some(SEEN), Some(touched)]),
             (vec![0, 1, 2], vec![3, 4])
         );
         // The modification time can be set back, the time of the last change cannot.
@@ -172,21 +172,21 @@ mod tests {
             ..SEEN
         };
         let stamps = [Some(SEEN), Some(SEEN), Some(set_back)];
-        assert_eq!(judged(Some(&saved), stamps), (vec![0, 1, 2], vec![3, 4]));
+        assert_eq!(evaluated(Some(&saved), stamps), (vec![0, 1, 2], vec![3, 4]));
         // Fault 81: pieces of a missing file are hashed and not trusted.
         assert_eq!(
-            judged(Some(&saved), [None, Some(SEEN), Some(SEEN)]),
+            evaluated(Some(&saved), [None, Some(SEEN), Some(SEEN)]),
             (vec![2, 3, 4], vec![0, 1])
         );
         // A file that the session does not confirm.
         let lost = session(&[0, 1, 2, 3, 4], [Some(SEEN), Some(SEEN), None]);
         assert_eq!(
-            judged(Some(&lost), [Some(SEEN), Some(SEEN), None]),
+            evaluated(Some(&lost), [Some(SEEN), Some(SEEN), None]),
             (vec![0, 1, 2], vec![3, 4])
         );
         // A file written after the session: its contents are unverified.
         let fresh = session(&[], [None; 3]);
-        assert_eq!(judged(Some(&fresh), [None, None, Some(SEEN)]), (vec![], vec![3, 4]));
+        assert_eq!(evaluated(Some(&fresh), [None, None, Some(SEEN)]), (vec![], vec![3, 4]));
     }
 
     #[test]
@@ -226,15 +226,15 @@ mod tests {
 
     #[test]
     fn without_a_session_all_that_is_there_is_hashed() {
-        assert_eq!(judged(None, [None; 3]), (vec![], vec![]));
-        assert_eq!(judged(None, [None, Some(SEEN), None]), (vec![], vec![0, 1, 2, 3, 4]));
+        assert_eq!(evaluated(None, [None; 3]), (vec![], vec![]));
+        assert_eq!(evaluated(None, [None, Some(SEEN), None]), (vec![], vec![0, 1, 2, 3, 4]));
         let empty = FileStamp { len: 0, ..SEEN };
-        assert_eq!(judged(None, [Some(empty); 3]), (vec![], vec![]), "no byte to hash");
+        assert_eq!(evaluated(None, [Some(empty); 3]), (vec![], vec![]), "no byte to hash");
         let mut cut = session(&[0, 1], [Some(SEEN); 3]);
         cut.files.clear();
-        assert_eq!(judged(Some(&cut), [Some(SEEN); 3]), (vec![], vec![0, 1, 2, 3, 4]));
+        assert_eq!(evaluated(Some(&cut), [Some(SEEN); 3]), (vec![], vec![0, 1, 2, 3, 4]));
         let mut wrong = session(&[0, 1], [Some(SEEN); 3]);
         wrong.have = Runs::of([7]);
-        assert_eq!(judged(Some(&wrong), [Some(SEEN); 3]).0, Vec::<u32>::new());
+        assert_eq!(evaluated(Some(&wrong), [Some(SEEN); 3]).0, Vec::<u32>::new());
     }
 }

@@ -195,7 +195,7 @@ impl ResumedItem<'_, '_> {
         loaded.repair(self.layout.map(|Layout(geometry)| geometry));
         let is_damaged = loaded.set_aside.is_some();
         if let Some(reason) = loaded.set_aside {
-            tracing::warn!(torrent = %self.torrent.label(), "its saved state was set aside and its data is checked: {reason}");
+            tracing::warn!(torrent = %self.torrent.label(), "the saved state was set aside; all data is checked: {reason}");
         }
         let session = loaded.session.filter(|session| self.fits(session));
         let session = session.map(Arc::new);
@@ -293,7 +293,7 @@ impl ResumedItem<'_, '_> {
                     == (geometry.total_size(), geometry.piece_length(), geometry.piece_count())
             });
         if !fits {
-            tracing::warn!(torrent = %self.torrent.label(), "its saved state has other sizes, and is not used");
+            tracing::warn!(torrent = %self.torrent.label(), "the saved state has other sizes and is ignored");
         }
         fits
     }

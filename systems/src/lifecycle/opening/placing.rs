@@ -39,7 +39,7 @@ impl Finder<'_, '_> {
         let Some(root) = opening.complete_root.take() else {
             return false;
         };
-        tracing::info!(torrent = %opened.torrent.label(), "begins in its download folder: {reason}");
+        tracing::info!(torrent = %opened.torrent.label(), "opened in the download folder: {reason}");
         opened.storage.root = root;
         let torrent = opened.entity;
         self.commands.trigger(FilesPlaced { torrent });

@@ -90,13 +90,15 @@ fn run(info: &Bytes, kinds: &[Kind]) -> (Option<Timestamp>, Vec<usize>) {
             match fetch.receive(peer, piece, claim, data, now) {
                 Outcome::Complete {
                     info: found,
-                    liars: late,
+                    senders_of_bad_metadata: late,
                 } => {
                     assert_eq!(found, info);
                     liars.extend(late);
                     return (Some(now), liars);
                 }
-                Outcome::Failed { liars: found } => liars.extend(found),
+                Outcome::Failed {
+                    senders_of_bad_metadata: found,
+                } => liars.extend(found),
                 Outcome::Contradiction => assert_eq!(kinds[peer], Kind::Contradicts),
                 Outcome::Kept | Outcome::Unsolicited => {}
             }

@@ -87,7 +87,7 @@ fn items_that_name_private_torrents_are_found_out() {
     assert!(finds_text(&outcome, Invariant::Private, &text), "{outcome}");
 }
 
-/// A source of peers that the missing fence lets in.
+/// A source of peers that a torrent without the rule lets in.
 #[derive(Clone)]
 struct Finds(CandidateSource);
 

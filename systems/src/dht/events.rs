@@ -1,4 +1,4 @@
-//! News of the DHT for users: few enough to log them all.
+//! Events of the DHT for users: few enough to log them all.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use ecs_torrent_components::peer::Allowance;
 use ecs_torrent_protocol::dht::node::Found;
 use ecs_torrent_protocol::time::Timestamp;
 
-/// Burst of news about the node, and the interval between two after the burst. A network connection that comes and
+/// Burst of events about the node, and the interval between two after the burst. A network connection that comes and
 /// goes, or hostile nodes that contradict each other about our address, make no more.
 const OF_NODE: (u32, Duration) = (8, Duration::from_secs(60));
 
-/// Burst of news about torrents, and the interval between two after the burst. Each torrent causes one at its start.
+/// Burst of events about torrents, and the interval between two after the burst. Each torrent causes one at its start.
 const OF_TORRENTS: (u32, Duration) = (512, Duration::from_millis(200));
 
 /// The outcome of a search for a torrent.
@@ -23,14 +23,14 @@ pub(super) struct Outcome {
     is_stored: bool,
 }
 
-/// The limits on news.
+/// The limits on events.
 #[derive(Debug)]
-pub(super) struct NewsLimits {
+pub(super) struct EventLimits {
     of_node: Allowance,
     of_torrents: Allowance,
 }
 
-impl NewsLimits {
+impl EventLimits {
     pub(super) fn new(now: Timestamp) -> Self {
         let full = |(most, interval)| Allowance::new(now, most, interval);
         Self {
@@ -40,22 +40,22 @@ impl NewsLimits {
     }
 }
 
-/// The news of a tick.
+/// The events of a tick.
 #[derive(SystemParam)]
-pub(super) struct DhtNews<'w> {
+pub(super) struct DhtEvents<'w> {
     ready: MessageWriter<'w, DhtReady>,
     address: MessageWriter<'w, DhtAddressKnown>,
     announced: MessageWriter<'w, DhtAnnounced>,
 }
 
-impl DhtNews<'_> {
-    pub(super) fn publish_ready(&mut self, ready: DhtReady, limits: &mut NewsLimits, now: Timestamp) {
+impl DhtEvents<'_> {
+    pub(super) fn publish_ready(&mut self, ready: DhtReady, limits: &mut EventLimits, now: Timestamp) {
         if limits.of_node.take(now) {
             self.ready.write(ready);
         }
     }
 
-    pub(super) fn publish_address(&mut self, known: DhtAddressKnown, limits: &mut NewsLimits, now: Timestamp) {
+    pub(super) fn publish_address(&mut self, known: DhtAddressKnown, limits: &mut EventLimits, now: Timestamp) {
         if limits.of_node.take(now) {
             self.address.write(known);
         }
@@ -68,7 +68,7 @@ impl DhtNews<'_> {
         torrent: Entity,
         found: &Found,
         published: &mut Option<Outcome>,
-        limits: &mut NewsLimits,
+        limits: &mut EventLimits,
         now: Timestamp,
     ) {
         let outcome = Some(Outcome {

@@ -1,4 +1,4 @@
-//! The private flag (BEP 27) is read in few places, so that no feature has a fence of its own.
+//! The private flag (BEP 27) is read in few places, so that no feature has a rule of its own.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use walkdir::WalkDir;
 
 /// Files that read or write the private flag of a torrent.
 const READERS: [&str; 11] = [
-    // The fence, which all features ask.
+    // The rule, which all features apply.
     "systems/src/dialing/allowing.rs",
     // The flag comes from the metainfo.
     "systems/src/lifecycle/adding.rs",
@@ -44,7 +44,7 @@ fn uses_flag(text: &str) -> bool {
 }
 
 #[test]
-fn only_the_fence_asks_whether_a_torrent_is_private() {
+fn only_one_rule_depends_on_whether_a_torrent_is_private() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folders = ["components/src", "systems/src", "engine/src"].map(|folder| WalkDir::new(root.join(folder)));
     let files = folders.into_iter().flatten().map(Result::unwrap);

@@ -226,7 +226,7 @@ fn is_named(capture: &Capture, torrent: &Torrent) -> bool {
 /// others share a public torrent with everything switched off. An outsider knows the hashes and an address.
 #[test]
 fn private_torrents_and_switches_silence_every_way_to_find_peers() {
-    const NAME: &str = "fence::private_torrents_and_switches_silence_every_way_to_find_peers";
+    const NAME: &str = "private_torrents::private_torrents_and_switches_silence_every_way_to_find_peers";
     if !has_local_network(NAME) {
         return;
     }
