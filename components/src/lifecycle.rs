@@ -2,8 +2,8 @@
 //!
 //! | kind | components | written by |
 //! |---|---|---|
-//! | intent | [`Desired`] | commands of users |
-//! | facts | [`Layout`](crate::torrent::Layout), [`Readiness`], [`Fault`], [`Blocked`], [`Stopping`], [`Have`](crate::torrent::Have), [`Waiting`], [`AwaitingSession`], [`Moving`] | one plugin each |
+//! | intent | [`Desired`], [`FileChoice`](crate::wanted::FileChoice), [`TransferLimits`](crate::rate_limit::TransferLimits), [`SeedingLimits`](crate::seeding::SeedingLimits), [`Labels`](crate::labels::Labels), [`QueueOrder`](crate::queue::QueueOrder), [`ForcedStart`](crate::queue::ForcedStart) | commands of users |
+//! | facts | [`Layout`](crate::torrent::Layout), [`Readiness`], [`Fault`], [`Blocked`], [`Stopping`], [`Have`](crate::torrent::Have), [`WantedPieces`](crate::wanted::WantedPieces), [`Waiting`], [`AwaitingSession`], [`Moving`] | one plugin each |
 //! | state | [`Lifecycle`] | one system, `derive_lifecycle` |
 //!
 //! A feature that writes an intent or a fact puts the torrent on [`ChangedFacts`]. The state is derived from them twice

@@ -11,7 +11,8 @@ mod changing;
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::commands::{CommandQueue, SetFiles};
-use ecs_torrent_components::messages::{FilesSelected, SessionLoaded, WantedChanged};
+use ecs_torrent_components::lifecycle::ChangedFacts;
+use ecs_torrent_components::messages::{FilesSelected, PieceStored, PiecesKnown, SessionLoaded, WantedChanged};
 use ecs_torrent_components::torrent::{Content, Have, Torrent};
 use ecs_torrent_components::wanted::{FileChoice, WantedPieces};
 use ecs_torrent_engine::schedule::Tick;
@@ -20,6 +21,7 @@ use ecs_torrent_protocol::metainfo::Metainfo;
 
 use crate::AnnounceSet;
 use crate::durable::{DurableChanges, has_changes};
+use crate::having::broadcast_have;
 
 /// Keeps the user's choice of files, and derives the wanted pieces.
 pub struct FilesPlugin;
@@ -38,7 +40,30 @@ impl Plugin for FilesPlugin {
                     .chain()
                     .run_if(has_changes::<SetFiles, changing::FilesChange>)
                     .in_set(AnnounceSet::Files),
-            );
+            )
+            .add_systems(Tick, record_pieces.in_set(AnnounceSet::Have).after(broadcast_have));
+    }
+}
+
+/// Records the pieces of torrents that were found or stored, before the states of these torrents are derived.
+fn record_pieces(
+    mut known: MessageReader<PiecesKnown>,
+    mut stored: MessageReader<PieceStored>,
+    mut changed: ResMut<ChangedFacts>,
+    mut torrents: Query<&mut WantedPieces>,
+) {
+    for PiecesKnown { torrent, have, .. } in known.read() {
+        if let Ok(mut wanted) = torrents.get_mut(*torrent) {
+            wanted.record_found(have);
+        }
+    }
+    for &PieceStored { torrent, index, .. } in stored.read() {
+        if let Ok(mut wanted) = torrents.get_mut(torrent)
+            && wanted.record_stored(index)
+            && wanted.unneeded().is_full()
+        {
+            changed.add(torrent);
+        }
     }
 }
 
@@ -100,4 +125,39 @@ fn give(
         commands.entity(entity).insert(wanted);
     }
     commands.entity(entity).insert(choice);
+}
+
+#[cfg(test)]
+mod tests {
+    use ecs_torrent_components::wanted::FilePriority;
+    use ecs_torrent_protocol::files::{FileEntry, FileTable};
+
+    use super::*;
+    use crate::testing::Bed;
+
+    /// The last wanted piece changes the torrent's state, and another one does not.
+    #[test]
+    fn the_last_wanted_piece_changes_the_torrent() {
+        let mut bed = Bed::new(());
+        bed.world.init_resource::<ChangedFacts>();
+        bed.world.init_resource::<Messages<PiecesKnown>>();
+        let torrent = bed.torrent;
+        // The first of two files ends in the second of three pieces.
+        let entry = |path: &str, offset, len| FileEntry {
+            path: path.into(),
+            len,
+            offset,
+            attributes: Default::default(),
+        };
+        let files = FileTable::new(vec![entry("a", 0, 40_000), entry("b", 40_000, 58_304)]);
+        let mut choice = FileChoice::default();
+        choice.set(1, FilePriority::Skip);
+        let wanted = WantedPieces::new(&choice, &files, &bed.geometry, &Bitfield::new(3));
+        bed.world.entity_mut(torrent).insert(wanted);
+        for (index, is_changed) in [(2, false), (0, false), (1, true), (1, false)] {
+            bed.run_after(PieceStored { torrent, index, len: 1 }, record_pieces);
+            let count = bed.world.resource_mut::<ChangedFacts>().drain().count();
+            assert_eq!(count, usize::from(is_changed), "{index}");
+        }
+    }
 }

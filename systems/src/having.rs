@@ -19,13 +19,11 @@ pub struct HavingPlugin;
 
 impl Plugin for HavingPlugin {
     fn build(&self, app: &mut App) {
-        app.add_message::<PiecesKnown>().add_observer(attach_have).add_systems(
-            Tick,
-            (set_bits, broadcast_have)
-                .chain()
-                .run_if(has_messages_of_two::<PiecesKnown, PieceStored>)
-                .in_set(AnnounceSet::Have),
-        );
+        let has_pieces = has_messages_of_two::<PiecesKnown, PieceStored>;
+        app.add_message::<PiecesKnown>()
+            .add_observer(attach_have)
+            .configure_sets(Tick, AnnounceSet::Have.run_if(has_pieces))
+            .add_systems(Tick, (set_bits, broadcast_have).chain().in_set(AnnounceSet::Have));
     }
 }
 
@@ -41,27 +39,22 @@ fn set_bits(
     mut known: MessageReader<PiecesKnown>,
     mut stored: MessageReader<PieceStored>,
     mut changed: ResMut<ChangedFacts>,
-    mut torrents: Query<(&mut Have, Option<&mut WantedPieces>)>,
+    mut torrents: Query<&mut Have>,
 ) {
     for PiecesKnown {
         torrent, have: pieces, ..
     } in known.read()
     {
-        if let Ok((mut have, wanted)) = torrents.get_mut(*torrent) {
+        if let Ok(mut have) = torrents.get_mut(*torrent) {
             have.record_found(pieces);
-            wanted.into_iter().for_each(|mut wanted| wanted.record_found(pieces));
             changed.add(*torrent);
         }
     }
     for &PieceStored { torrent, index, .. } in stored.read() {
-        let Ok((mut have, wanted)) = torrents.get_mut(torrent) else {
-            continue;
-        };
-        if !have.record_stored(index) {
-            continue;
-        }
-        let has_wanted = wanted.is_some_and(|mut wanted| wanted.record_stored(index) && wanted.unneeded().is_full());
-        if has_wanted || have.is_full() {
+        if let Ok(mut have) = torrents.get_mut(torrent)
+            && have.record_stored(index)
+            && have.is_full()
+        {
             changed.add(torrent);
         }
     }
@@ -69,7 +62,7 @@ fn set_bits(
 
 /// Sends `Have` for each stored piece. Skips peers that already have the piece, unless the peer uses our `Have`s to
 /// drive super-seeding. Our interest in them cannot change.
-fn broadcast_have(
+pub(crate) fn broadcast_have(
     mut stored: MessageReader<PieceStored>,
     mut flush: ResMut<FlushQueue>,
     torrents: Query<(&TorrentPeers, Option<&WantedPieces>)>,

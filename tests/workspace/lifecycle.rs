@@ -32,7 +32,7 @@ const WRITERS: [(&str, &[&str]); 12] = [
     ("Layout", &["lifecycle"]),
     ("Readiness", &["lifecycle"]),
     ("Have", &["having"]),
-    ("WantedPieces", &["files", "having"]),
+    ("WantedPieces", &["files"]),
     ("Fault", &["lifecycle"]),
     ("Blocked", &["lifecycle"]),
     ("Waiting", &["queue"]),
