@@ -88,6 +88,11 @@ impl Automation {
     }
 }
 
+/// Returns settings without secrets, for users.
+pub(crate) fn without_secrets(settings: &AutomationSettings) -> AutomationSettings {
+    webhooks::without_secrets(settings)
+}
+
 /// Starts the tasks of hooks and webhooks, and returns their queues.
 fn queues(settings: &AutomationSettings, tasks: &mut JoinSet<()>) -> Result<Vec<NoticeQueue>, reqwest::Error> {
     let mut queues = Vec::new();

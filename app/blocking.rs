@@ -9,11 +9,12 @@ use bevy_ecs::world::World;
 use ecs_torrent_components::commands::{AddOptions, MovedFiles, RemoveOptions, Removed, Reply};
 use ecs_torrent_components::labels::LabelsPatch;
 use ecs_torrent_components::names::NewNames;
+use ecs_torrent_components::networks::Network;
 use ecs_torrent_components::queue::QueueChange;
 use ecs_torrent_components::rate_limit::LimitsPatch;
 use ecs_torrent_components::seeding::SeedingPatch;
 use ecs_torrent_components::selection::FileSelection;
-use ecs_torrent_components::settings::{ChangedSettings, SettingsPatch};
+use ecs_torrent_components::settings::{BlockedEdit, ChangedSettings, SettingsPatch};
 use ecs_torrent_components::stats::{FileStats, StoppedTorrent, TorrentStats};
 use ecs_torrent_components::wanted::{FilePriority, PieceOrderChange};
 use ecs_torrent_protocol::tracker::ScrapeCounts;
@@ -389,6 +390,14 @@ impl BlockingTorrents {
     /// As [`Torrents::change_settings`].
     pub fn change_settings(&self, patch: SettingsPatch) -> Result<ChangedSettings, Error> {
         block_on(self.0.change_settings(patch))
+    }
+
+    /// Blocking form of [`Torrents::edit_blocked`].
+    ///
+    /// # Errors
+    /// As [`Torrents::edit_blocked`].
+    pub fn edit_blocked(&self, edit: BlockedEdit) -> Result<Vec<Network>, Error> {
+        block_on(self.0.edit_blocked(edit))
     }
 
     /// Blocking form of [`Torrents::ask`].

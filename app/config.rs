@@ -12,10 +12,11 @@ use ecs_torrent_components::settings::{
     check_numbers,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 pub use self::file::ConfigFile;
 pub use self::log::LogSettings;
-use crate::automation::AutomationSettings;
+use crate::automation::{AutomationSettings, without_secrets};
 use crate::daemon::ApiSettings;
 
 /// Configuration file with every setting, its documentation and its default.
@@ -160,6 +161,18 @@ impl Config {
             Some((name, reason)) => Err(ConfigError::value(&format!("automation.{name}"), reason)),
             None => Ok(()),
         }
+    }
+
+    /// Returns the sections that only the file sets, for users, as JSON. Secrets are left out.
+    #[must_use]
+    pub fn file_sections(&self) -> Map<String, Value> {
+        let sections = [
+            ("api", serde_json::to_value(&self.api)),
+            ("automation", serde_json::to_value(without_secrets(&self.automation))),
+            ("log", serde_json::to_value(&self.log)),
+        ];
+        let section = |(name, values): (&str, Result<Value, _>)| (name.to_owned(), values.unwrap_or_default());
+        sections.into_iter().map(section).collect()
     }
 
     /// Returns the settings of the engine.

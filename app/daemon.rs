@@ -46,6 +46,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use ecs_torrent_components::settings::seconds;
+use serde_json::{Map, Value};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::task::JoinSet;
@@ -131,8 +132,8 @@ struct ApiState {
     names: guard::Names,
     logins: logins::Logins,
     roots: roots::Roots,
-    /// The settings of the API, for users.
-    settings: serde_json::Value,
+    /// The sections of settings that only the configuration file sets, for users.
+    file_settings: Map<String, Value>,
     max_body_bytes: usize,
     fetcher: fetching::Fetcher,
     max_state_bytes: u64,
@@ -173,14 +174,15 @@ const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl Api {
     /// Serves `torrents` on the address of the settings and on a Unix socket in `state_dir`. Stores the token and the
-    /// address for clients in `state_dir` too.
+    /// address for clients in `state_dir` too. Clients can read `file_settings`, sections of settings that only the
+    /// configuration file sets.
     ///
     /// # Errors
     /// If the address cannot be listened on, or a folder cannot be used.
     pub async fn start(
         settings: &ApiSettings,
-        state_dir: &Path,
-        download_dir: &Path,
+        file_settings: Map<String, Value>,
+        (state_dir, download_dir): (&Path, &Path),
         torrents: Torrents,
     ) -> Result<Self, ApiError> {
         let failed = |path: &Path| {
@@ -204,7 +206,7 @@ impl Api {
             names: guard::Names::new(address, &settings.names),
             logins: logins::Logins::new(settings.max_failed_logins, seconds(settings.failed_login_interval_s)),
             roots,
-            settings: serde_json::to_value(settings).unwrap_or_default(),
+            file_settings,
             max_body_bytes: settings.max_body_bytes,
             fetcher,
             max_state_bytes: settings.max_state_bytes,

@@ -16,13 +16,14 @@ use ecs_torrent_components::commands::{
 use ecs_torrent_components::labels::LabelsPatch;
 use ecs_torrent_components::links::FollowLink;
 use ecs_torrent_components::names::NewNames;
+use ecs_torrent_components::networks::Network;
 use ecs_torrent_components::queue::QueueChange;
 use ecs_torrent_components::rate_limit::{LimitsPatch, RateLimits};
 use ecs_torrent_components::seeding::SeedingPatch;
 use ecs_torrent_components::selection::FileSelection;
 use ecs_torrent_components::settings::{
-    ChangeError, ChangeSettings, ChangedSettings, INCOMPLETE_DIR, SettingChanges, SettingLayers, Settings,
-    SettingsPatch,
+    BlockedEdit, ChangeError, ChangeSettings, ChangedSettings, EditBlocked, INCOMPLETE_DIR, SettingChanges,
+    SettingLayers, Settings, SettingsPatch,
 };
 use ecs_torrent_components::stats::{FileStats, StoppedTorrent, TorrentStats};
 use ecs_torrent_components::wanted::{FilePriority, PieceOrderChange};
@@ -951,6 +952,16 @@ impl Torrents {
         check_listen(&patch)?;
         check_folder(&patch)?;
         Ok(self.ask(|reply| ChangeSettings { patch, reply }).await??)
+    }
+
+    /// Blocks and unblocks networks of peers (`peers.blocked`), and returns the blocked ones when the change is durable
+    /// and in force. Changes that others make at the same time are kept.
+    ///
+    /// # Errors
+    /// [`Error::ChangeSettings`] if a network to unblock is not blocked, there would be too many, or the change cannot
+    /// be saved. Nothing is changed then.
+    pub async fn edit_blocked(&self, edit: BlockedEdit) -> Result<Vec<Network>, Error> {
+        Ok(self.ask(|reply| EditBlocked { edit, reply }).await??)
     }
 
     /// Subscribes to engine events that occur after this call.

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use url::Url;
 
 use super::notices::Notice;
-use super::settings::Webhook;
+use super::settings::{AutomationSettings, Webhook};
 
 /// Pauses before the second and the third attempt.
 const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
@@ -37,6 +37,16 @@ pub(super) async fn run(mut notices: Receiver<Notice>, webhook: Webhook, client:
 /// Returns a URL without its user, query and path, which may hold secrets.
 pub(super) fn shown(url: &str) -> String {
     Url::parse(url).map_or_else(|_| String::new(), |url| url.origin().ascii_serialization())
+}
+
+/// Returns settings without the parts of webhooks that could be secrets.
+pub(super) fn without_secrets(settings: &AutomationSettings) -> AutomationSettings {
+    let mut known = settings.clone();
+    for webhook in &mut known.webhooks {
+        webhook.url = shown(&webhook.url);
+        webhook.token = webhook.token.take().map(|_| "…".to_owned());
+    }
+    known
 }
 
 async fn deliver(client: &Client, webhook: &Webhook, notice: &Notice) -> Result<(), String> {

@@ -88,7 +88,8 @@ pub(super) async fn run(args: DaemonArgs, screen: Screen, log: Option<&Log>) -> 
     let engine = builder.start()?;
     let torrents = engine.torrents();
     // The API answers clients while saved torrents are still being added.
-    let api = Api::start(&config.api, &state_dir, &config.storage.download_dir, torrents.clone()).await?;
+    let folders = (state_dir.as_path(), config.storage.download_dir.as_path());
+    let api = Api::start(&config.api, config.file_sections(), folders, torrents.clone()).await?;
     let peers: Vec<String> = engine.local_addresses().iter().map(ToString::to_string).collect();
     screen.line(format!(
         "API at http://{}, peers at {}",

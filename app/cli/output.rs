@@ -40,15 +40,44 @@ impl Layout {
     }
 
     /// Returns the style of a progress bar: its size and a message.
-    pub(super) fn bar_style(self) -> ProgressStyle {
-        let template = match self {
-            Self::Narrow => "{prefix:.bold} {bar:6.cyan/dim} {percent:>3}% of {total_bytes}  {wide_msg}",
-            Self::Wide => "{prefix:.bold} {bar:16.cyan/dim} {percent:>3}% of {total_bytes}  {wide_msg}",
-        };
-        ProgressStyle::with_template(template)
+    fn bar_style(self) -> ProgressStyle {
+        let width = self.bar_width();
+        let template =
+            format!("{{prefix:.bold}} {{bar:{width}.cyan/dim}} {{percent:>3}}% of {{total_bytes}}  {{wide_msg}}");
+        ProgressStyle::with_template(&template)
             .expect("the template is fixed")
             .progress_chars("━╸─")
     }
+
+    fn bar_width(self) -> usize {
+        match self {
+            Self::Narrow => 6,
+            Self::Wide => 16,
+        }
+    }
+
+    /// Returns a line with the look of a progress bar: `done` of `total` bytes, and a message. There is no bar while
+    /// the size is unknown.
+    pub(super) fn row(self, name: &str, progress: Option<(u64, u64)>, message: &str) -> String {
+        let name = style(self.prefix(name)).for_stderr().bold();
+        let Some((done, total)) = progress else {
+            return format!("{name} {message}");
+        };
+        let width = self.bar_width();
+        let percent = percent(done, total);
+        let full = width * percent as usize / 100;
+        let head = if full < width { "╸" } else { "" };
+        let filled = style("━".repeat(full) + head).for_stderr().cyan();
+        let empty = style("─".repeat(width.saturating_sub(full + 1))).for_stderr().dim();
+        format!("{name} {filled}{empty} {percent:>3}% of {}  {message}", bytes(total))
+    }
+}
+
+/// Returns the share of `done` in `total` in percent, rounded down, so that 100 means complete.
+pub(super) fn percent(done: u64, total: u64) -> u64 {
+    let share = u128::from(done.min(total)) * 100;
+    // A share of at most 100 fits.
+    share.checked_div(total.into()).unwrap_or(100) as u64
 }
 
 /// The terminal, shared by progress bars and log lines.
@@ -60,9 +89,14 @@ pub(super) struct Screen {
 
 impl Default for Screen {
     fn default() -> Self {
-        let is_terminal = io::stderr().is_terminal();
+        // A dumb terminal, as in Emacs, cannot move its cursor.
+        let is_terminal = io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
+        let target = match is_terminal {
+            true => ProgressDrawTarget::stderr(),
+            false => ProgressDrawTarget::hidden(),
+        };
         Self {
-            bars: MultiProgress::with_draw_target(ProgressDrawTarget::stderr()),
+            bars: MultiProgress::with_draw_target(target),
             is_terminal,
         }
     }
@@ -94,6 +128,19 @@ impl Screen {
         let status = self.bars.add(ProgressBar::new(1));
         status.set_style(ProgressStyle::with_template("{prefix:.bold} {wide_msg}").expect("the template is fixed"));
         status
+    }
+
+    /// Creates lines whose text is their message. Without a terminal, they are invisible.
+    pub(super) fn block(&self) -> ProgressBar {
+        let block = self.bars.add(ProgressBar::new(1));
+        block.set_style(ProgressStyle::with_template("{msg}").expect("the template is fixed"));
+        block
+    }
+
+    /// Returns the rows and columns of the terminal.
+    pub(super) fn size() -> (usize, usize) {
+        let size = console::Term::stderr().size_checked();
+        size.map_or((24, 80), |(rows, columns)| (rows.into(), columns.into()))
     }
 
     /// Creates a progress bar for hashing, which shows speed and remaining time by itself.

@@ -1,5 +1,6 @@
 //! `download` and `seed`: run an engine for the duration of the command.
 
+mod board;
 mod report;
 mod saved;
 
@@ -13,7 +14,8 @@ use ecs_torrent::components::wanted::PieceOrder;
 use ecs_torrent::events::{Event, Subscription};
 use ecs_torrent::folders::check_writable;
 use ecs_torrent::protocol::magnet::{Magnet, MutableLink};
-use ecs_torrent::{AddOptions, Engine, Settings, Source, TorrentId, TorrentPlugins, Torrents};
+use ecs_torrent::{AddOptions, Engine, Settings, Source, TorrentPlugins, Torrents};
+use futures_util::future::join_all;
 
 use self::report::Reporter;
 pub(super) use self::report::describe;
@@ -332,15 +334,15 @@ fn take(reporter: &mut Reporter, event: Event) {
 
 async fn update(torrents: &Torrents, events: &mut Subscription, reporter: &mut Reporter) -> Result<(), CliError> {
     reporter.update_ways(torrents).await;
-    let ids: Vec<TorrentId> = reporter.unfinished();
-    for id in ids {
-        let stats = torrents.stats(id).await?;
-        // An event that led to these statistics is taken before them.
-        while let Ok(event) = events.try_next() {
-            take(reporter, event);
-        }
-        reporter.update(&stats);
+    let all = join_all(reporter.unfinished().into_iter().map(|id| torrents.stats(id))).await;
+    // An event that led to these statistics is taken before them.
+    while let Ok(event) = events.try_next() {
+        take(reporter, event);
     }
+    for stats in all {
+        reporter.update(&stats?);
+    }
+    reporter.draw();
     Ok(())
 }
 

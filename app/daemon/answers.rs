@@ -8,13 +8,15 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use ecs_torrent_components::commands::{
     EditTrackersError, MoveError, RecheckError, SetFilesError, SetLabelsError, SetLimitsError, SetSeedingError,
+    TorrentNotFound,
 };
 use ecs_torrent_components::dht::DhtError;
 use ecs_torrent_components::links::FollowError;
 use ecs_torrent_components::rate_limit::LimitError;
 use ecs_torrent_components::readers::ReadError;
 use ecs_torrent_components::settings::{ChangeError, SettingError};
-use ecs_torrent_protocol::hash::sha1;
+use ecs_torrent_components::stats::StoppedTorrent;
+use ecs_torrent_protocol::hash::{InfoHash, sha1};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -40,6 +42,8 @@ pub(super) enum ErrorCode {
     Forbidden,
     /// There is no torrent with this info-hash.
     TorrentNotFound,
+    /// The torrent is stopped.
+    TorrentStopped,
     /// There is nothing with this path or target.
     NotFound,
     /// The path does not take this method.
@@ -75,7 +79,7 @@ pub(super) enum ErrorCode {
 impl ErrorCode {
     /// All codes.
     #[cfg(test)]
-    pub(super) const ALL: [Self; 23] = [
+    pub(super) const ALL: [Self; 24] = [
         Self::InvalidParameter,
         Self::InvalidBody,
         Self::Unauthorized,
@@ -84,6 +88,7 @@ impl ErrorCode {
         Self::FolderForbidden,
         Self::Forbidden,
         Self::TorrentNotFound,
+        Self::TorrentStopped,
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::Timeout,
@@ -140,7 +145,14 @@ pub(super) struct Refusal {
     /// Time to wait before the next try.
     #[serde(skip)]
     retry_after: Option<Duration>,
+    /// The torrent that is not listed.
+    #[serde(skip)]
+    unlisted: Option<Unlisted>,
 }
+
+/// The torrent that is not listed, of the answer that says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Unlisted(pub(super) InfoHash);
 
 impl Refusal {
     pub(super) fn new(status: StatusCode, error: impl Into<String>) -> Self {
@@ -150,6 +162,7 @@ impl Refusal {
             code: ErrorCode::of(status, None),
             field: None,
             retry_after: None,
+            unlisted: None,
         }
     }
 
@@ -179,6 +192,17 @@ impl Refusal {
         }
     }
 
+    /// Refuses a request for a torrent that is stopped.
+    pub(super) fn stopped(torrent: &StoppedTorrent) -> Self {
+        let hash = torrent.info_hash;
+        let name = torrent.name.as_deref().map_or_else(|| hash.to_string(), str::to_owned);
+        let text = format!("{name} is stopped; POST /api/v1/torrents/{hash}/resume starts it again");
+        Self {
+            code: ErrorCode::TorrentStopped,
+            ..Self::of("hash", StatusCode::NOT_FOUND, text)
+        }
+    }
+
     /// Refuses a request for a path that does not exist.
     pub(super) fn nothing_here() -> Self {
         Self::new(StatusCode::NOT_FOUND, "there is nothing at this path")
@@ -189,7 +213,10 @@ impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
         let text = error.to_string();
         match error {
-            Error::TorrentNotFound(_) => Self::of("hash", StatusCode::NOT_FOUND, text),
+            Error::TorrentNotFound(TorrentNotFound(hash)) => Self {
+                unlisted: Some(Unlisted(hash)),
+                ..Self::of("hash", StatusCode::NOT_FOUND, text)
+            },
             Error::Add(AddError::FilesTaken { .. } | AddError::WouldChange { .. }) => {
                 Self::conflict(ErrorCode::FilesConflict, text)
             }
@@ -201,7 +228,7 @@ impl From<Error> for Refusal {
             Error::EditTrackers(EditTrackersError::Private(_)) | Error::Announce(_) => {
                 Self::new(StatusCode::CONFLICT, text)
             }
-            Error::EditTrackers(EditTrackersError::NoSuchTracker { .. }) => {
+            Error::EditTrackers(EditTrackersError::NoSuchTracker { .. } | EditTrackersError::Ambiguous { .. }) => {
                 Self::of("remove", StatusCode::BAD_REQUEST, text)
             }
             Error::EditTrackers(EditTrackersError::BadUrl { .. } | EditTrackersError::TooMany { .. }) => {
@@ -247,6 +274,7 @@ impl From<Error> for Refusal {
             ),
             Error::SetSeeding(SetSeedingError::Limit(error)) => error.into(),
             Error::ChangeSettings(ChangeError::Unsaved(_)) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, text),
+            Error::ChangeSettings(ChangeError::NotBlocked(_)) => Self::of("remove", StatusCode::BAD_REQUEST, text),
             Error::ChangeSettings(error) => Self::of(error.name().unwrap_or_default(), StatusCode::BAD_REQUEST, text),
             Error::Dht(DhtError::NotBencoded(_) | DhtError::LongValue(_)) => {
                 Self::of("body", StatusCode::BAD_REQUEST, text)
@@ -322,9 +350,15 @@ pub(super) fn tagged_json(request: &HeaderMap, value: &impl Serialize) -> Result
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let Self {
-            status, retry_after, ..
+            status,
+            retry_after,
+            unlisted,
+            ..
         } = self;
         let mut response = (status, Json(self)).into_response();
+        if let Some(unlisted) = unlisted {
+            response.extensions_mut().insert(unlisted);
+        }
         if status == StatusCode::UNAUTHORIZED {
             let scheme = HeaderValue::from_static("Bearer");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);

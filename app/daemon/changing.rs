@@ -21,7 +21,9 @@ const MAX_CHANGES: usize = 512 << 10;
 pub(super) async fn get(State(shared): State<Shared>, _: NoParameters) -> Result<Json<Value>, Refusal> {
     let report = shared.torrents.settings().await?;
     let mut settings = report.settings.to_json();
-    settings["api"] = shared.settings.clone();
+    for (section, values) in &shared.file_settings {
+        settings[section] = values.clone();
+    }
     Ok(Json(json!({
         "settings": settings,
         "changes": report.changes,
@@ -44,7 +46,7 @@ pub(super) async fn change(
     }
     let bad = |why: String| Refusal::of("body", StatusCode::BAD_REQUEST, why);
     let sections: Map<String, Value> = serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
-    let mut patch = patch(sections)?;
+    let mut patch = patch(sections, &shared.file_settings)?;
     find_folder(&shared.roots, &mut patch).map_err(|error| {
         Refusal::of(
             INCOMPLETE_DIR,
@@ -68,11 +70,11 @@ pub(super) fn find_folder(roots: &Roots, patch: &mut SettingsPatch) -> Result<()
 }
 
 /// Reads sections with settings. `null` is a return to the value of the configuration.
-fn patch(sections: Map<String, Value>) -> Result<SettingsPatch, Refusal> {
+fn patch(sections: Map<String, Value>, file_settings: &Map<String, Value>) -> Result<SettingsPatch, Refusal> {
     let mut patch = SettingsPatch::default();
     for (section, settings) in sections {
-        if section == "api" {
-            let why = "api: these settings are changed in the configuration file only";
+        if file_settings.contains_key(&section) {
+            let why = format!("{section}: these settings are changed in the configuration file only");
             return Err(Refusal::of(section, StatusCode::BAD_REQUEST, why));
         }
         let Value::Object(settings) = settings else {

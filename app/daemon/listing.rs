@@ -240,7 +240,8 @@ impl View {
     }
 
     /// Returns the torrents of the page, and the number of torrents on all pages. Torrents with equal keys are in the
-    /// order in which they were added.
+    /// order in which they were added; torrents of the same second are in the order of the queue, which survives
+    /// restarts.
     fn page(&self, listing: &Listing) -> (Vec<Arc<TorrentStats>>, usize) {
         let rows = listing.rows().filter(|row| self.includes(row));
         match self.sort {
@@ -259,7 +260,8 @@ impl View {
         let mut rows: Vec<_> = rows
             .map(|(key, row)| {
                 let stats = &*row.stats;
-                ((key, stats.added_at, stats.order, stats.info_hash), row)
+                let place = (stats.added_at, stats.queue.order, stats.order);
+                ((key, place, stats.info_hash), row)
             })
             .collect();
         let total = rows.len();

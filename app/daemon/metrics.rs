@@ -220,7 +220,7 @@ impl Snapshot {
         states.dedup();
         let count = |state: &str| {
             let counted = self.totals.states.iter().filter(|(name, _)| plain(name) == state);
-            counted.map(|(_, count)| *count as f64).sum()
+            counted.map(|(_, count)| *count).sum::<u64>() as f64
         };
         let states = states.into_iter().map(|state| ([("state", state)], count(state)));
         metrics.gauges(("torrents", "Listed torrents by state", None), states)?;

@@ -5,11 +5,13 @@ use std::net::SocketAddr;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use ecs_torrent_components::networks::Network;
+use ecs_torrent_components::settings::BlockedEdit;
 use serde::Deserialize;
 
 use super::Shared;
 use super::answers::Refusal;
-use super::requests::{JsonBody, NamedTorrent};
+use super::requests::{JsonBody, NamedTorrent, NoParameters};
 use crate::PeerStats;
 
 /// Maximum number of addresses in one request.
@@ -45,4 +47,18 @@ pub(super) async fn add(
     }
     shared.torrents.add_peers(hash, add).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Returns the blocked networks.
+pub(super) async fn blocked(State(shared): State<Shared>, _: NoParameters) -> Result<Json<Vec<Network>>, Refusal> {
+    Ok(Json(shared.torrents.settings().await?.settings.peers.blocked))
+}
+
+/// Blocks and unblocks networks.
+pub(super) async fn block(
+    State(shared): State<Shared>,
+    _: NoParameters,
+    JsonBody(edit): JsonBody<BlockedEdit>,
+) -> Result<Json<Vec<Network>>, Refusal> {
+    Ok(Json(shared.torrents.edit_blocked(edit).await?))
 }

@@ -185,10 +185,16 @@ impl Query {
         let Some(known) = known.iter().find(|known| **known == name) else {
             return Err(bad(format!("no option {name:?} here; there are {}", known.join(", "))));
         };
-        if !REPEATABLE.contains(known) && self.one(known).is_some() {
-            return Err(bad(format!("{name} is given more than once")));
+        match self.one(known).filter(|_| !REPEATABLE.contains(known)) {
+            // Generated clients send some options in the query and in the body.
+            Some(given) if given == value => {}
+            Some(_) => {
+                return Err(bad(format!(
+                    "{name} has one value in the query and another in the body"
+                )));
+            }
+            None => self.0.push((known, value)),
         }
-        self.0.push((known, value));
         Ok(())
     }
 

@@ -1,8 +1,9 @@
 //! The routes of the API, in one table.
 
-use axum::extract::{Path as InPath, RawQuery, State};
+use axum::extract::{Path as InPath, RawQuery, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::Response;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{self, MethodRouter};
 use axum::{Json, Router, middleware};
 use serde_json::{Value, json};
@@ -142,6 +143,8 @@ fn table() -> Vec<Route> {
         ),
         route("post", "/api/v1/torrents/{hash}/stop", Token, routing::post(stop)),
         route("post", "/api/v1/torrents/{hash}/resume", Token, routing::post(resume)),
+        route("get", "/api/v1/peers/blocked", Token, routing::get(peers::blocked)),
+        route("patch", "/api/v1/peers/blocked", Token, routing::patch(peers::block)),
         route("get", "/api/v1/settings", Token, routing::get(changing::get)),
         route("patch", "/api/v1/settings", Token, routing::patch(changing::change)),
         route("get", "/api/v1/state", Token, routing::get(state::export)),
@@ -176,9 +179,13 @@ fn compressed(handler: MethodRouter<Shared>) -> MethodRouter<Shared> {
 /// Creates the router of the whole API.
 pub(super) fn router(shared: Shared) -> Router {
     let token = middleware::from_fn_with_state(shared.clone(), guard::check_token);
+    let stopped = middleware::from_fn_with_state(shared.clone(), explain_stopped);
     let routes = table().into_iter().map(|route| match route.access {
         Access::Everybody => (route.path, route.handler),
-        Access::Token => (route.path, route.handler.route_layer(token.clone())),
+        Access::Token => {
+            let handler = route.handler.route_layer(stopped.clone());
+            (route.path, handler.route_layer(token.clone()))
+        }
     });
     routes
         .fold(Router::new(), |router, (path, handler)| router.route(path, handler))
@@ -188,6 +195,19 @@ pub(super) fn router(shared: Shared) -> Router {
         })
         .layer(middleware::from_fn_with_state(shared.clone(), guard::check_names))
         .with_state(shared)
+}
+
+/// Answers that a torrent is stopped, where the handler found that it is not listed.
+async fn explain_stopped(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    let Some(answers::Unlisted(hash)) = response.extensions().get().copied() else {
+        return response;
+    };
+    let stopped = shared.torrents.list_stopped().await.unwrap_or_default();
+    match stopped.iter().find(|torrent| torrent.info_hash == hash) {
+        Some(torrent) => Refusal::stopped(torrent).into_response(),
+        None => response,
+    }
 }
 
 async fn health(State(shared): State<Shared>) -> Json<Value> {
@@ -342,6 +362,18 @@ mod tests {
             document["components"]["schemas"]["ErrorCode"]["enum"],
             json!(answers::ErrorCode::ALL)
         );
+    }
+
+    /// Options of an add have no defaults: a generated client would send each of them, and have those that have no
+    /// effect named.
+    #[test]
+    fn the_document_gives_no_defaults_to_the_options_of_an_add() {
+        let document: Value = serde_json::from_str(OPENAPI).unwrap();
+        let add = &document["paths"]["/api/v1/torrents"]["post"];
+        assert!(add["parameters"].as_array().unwrap().len() > 10);
+        for part in [add, &document["components"]["schemas"]["NewTorrent"]] {
+            assert!(!part.to_string().contains("\"default\":"), "{part}");
+        }
     }
 
     /// Every reference in the document has a target.

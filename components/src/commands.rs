@@ -1134,6 +1134,16 @@ pub enum EditTrackersError {
         /// The URL, without what could be a passkey.
         url: String,
     },
+    /// Several trackers have the URL that is to be removed, as it is listed.
+    #[error("{torrent} has {count} trackers {url}; give the whole URL of one of them")]
+    Ambiguous {
+        /// The torrent.
+        torrent: Arc<str>,
+        /// The URL, without what could be a passkey.
+        url: String,
+        /// The number of trackers.
+        count: usize,
+    },
     /// The torrent would have too many trackers.
     #[error("{torrent} may have {max} trackers at most")]
     TooMany {

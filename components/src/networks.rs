@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 /// assert_eq!("2001:db8::1".parse::<Network>().unwrap().to_string(), "2001:db8::1");
 /// assert!("192.0.2.7/33".parse::<Network>().is_err());
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Network(IpNet);
 

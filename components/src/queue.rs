@@ -35,9 +35,9 @@ pub struct SlowTransfer;
 pub enum QueueMove {
     /// Before all other torrents.
     Top,
-    /// Before the next earlier torrent of the same kind: downloads, or torrents that hold everything wanted.
+    /// Before the torrent that is directly before it.
     Up,
-    /// After the next later torrent of the same kind.
+    /// After the torrent that is directly after it.
     Down,
     /// After all other torrents.
     Bottom,

@@ -24,8 +24,8 @@ use crate::labels::{Category, LabelBounds};
 use crate::networks::Network;
 
 pub use self::changes::{
-    ChangeError, ChangeSettings, ChangedSettings, Effect, INCOMPLETE_DIR, SettingChanges, SettingLayers,
-    SettingsChanged, SettingsPatch,
+    BlockedEdit, ChangeError, ChangeSettings, ChangedSettings, EditBlocked, Effect, INCOMPLETE_DIR, SettingChanges,
+    SettingLayers, SettingsChanged, SettingsPatch,
 };
 pub use self::queue::{NO_MAXIMUM, QueueSettings};
 pub use self::ranges::{Number, Numbers, SettingError, check_numbers};

@@ -9,8 +9,8 @@ use bevy_ecs::prelude::*;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{CommandQueue, Reply};
 use ecs_torrent_components::settings::{
-    ChangeError, ChangeSettings, ChangedSettings, SettingChanges, SettingLayers, Settings, SettingsChanged,
-    SettingsPatch,
+    ChangeError, ChangeSettings, ChangedSettings, EditBlocked, SettingChanges, SettingLayers, Settings,
+    SettingsChanged, SettingsPatch,
 };
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::StatePort;
@@ -32,6 +32,7 @@ impl Plugin for SettingsPlugin {
             world.insert_resource(SettingLayers::new(settings, SettingChanges::default()).0);
         }
         app.init_resource::<CommandQueue<ChangeSettings>>()
+            .init_resource::<CommandQueue<EditBlocked>>()
             .init_resource::<SavedChanges>()
             .add_systems(Tick, change_settings.run_if(has_changes).in_set(IntakeSet::Settings));
     }
@@ -50,15 +51,51 @@ struct Change {
     reply: Reply<Result<ChangedSettings, ChangeError>>,
 }
 
-fn has_changes(queue: Res<CommandQueue<ChangeSettings>>, state: Res<StatePort>) -> bool {
-    !queue.0.is_empty() || state.has_events_for(SETTINGS)
+fn has_changes(
+    queue: Res<CommandQueue<ChangeSettings>>,
+    edits: Res<CommandQueue<EditBlocked>>,
+    state: Res<StatePort>,
+) -> bool {
+    !queue.0.is_empty() || !edits.0.is_empty() || state.has_events_for(SETTINGS)
+}
+
+/// The changes that are saved together.
+struct Batch<'l> {
+    layers: &'l SettingLayers,
+    changes: SettingChanges,
+    waiting: Vec<Change>,
+}
+
+impl Batch<'_> {
+    fn take(&mut self, patch: SettingsPatch, reply: Reply<Result<ChangedSettings, ChangeError>>) {
+        match self.layers.patched(&self.changes, &patch) {
+            Ok(patched) => {
+                self.changes = patched;
+                self.waiting.push(Change { patch, reply });
+            }
+            Err(error) => reply.send(Err(error)),
+        }
+    }
+
+    /// Takes an edit of the blocked networks. It is applied to the changes before it.
+    fn edit(&mut self, EditBlocked { edit, reply }: EditBlocked) {
+        let now = self.layers.configured.with(&self.changes);
+        match now.and_then(|now| edit.apply(&now.peers.blocked)) {
+            Ok(blocked) => {
+                let value = serde_json::to_value(&blocked).unwrap_or_default();
+                let answer = |result: Result<_, _>| reply.send(result.map(|_: ChangedSettings| blocked));
+                self.take(SettingsPatch::default().set("peers.blocked", value), Reply::new(answer));
+            }
+            Err(error) => reply.send(Err(error)),
+        }
+    }
 }
 
 fn change_settings(
     mut commands: Commands,
     (clock, wakeup): (Res<Clock>, Res<Wakeup>),
     mut state: ResMut<StatePort>,
-    mut queue: ResMut<CommandQueue<ChangeSettings>>,
+    (mut queue, mut edits): (ResMut<CommandQueue<ChangeSettings>>, ResMut<CommandQueue<EditBlocked>>),
     mut saved: ResMut<SavedChanges>,
     mut layers: ResMut<SettingLayers>,
     mut settings: ResMut<Settings>,
@@ -84,19 +121,19 @@ fn change_settings(
             }
         }
     }
-    if saved.0.is_some() || queue.0.is_empty() {
+    if saved.0.is_some() || (queue.0.is_empty() && edits.0.is_empty()) {
         return;
     }
-    let (mut changes, mut waiting) = (layers.changes.clone(), Vec::new());
+    let mut batch = Batch {
+        layers: &layers,
+        changes: layers.changes.clone(),
+        waiting: Vec::new(),
+    };
     for ChangeSettings { patch, reply } in queue.0.drain(..) {
-        match layers.patched(&changes, &patch) {
-            Ok(patched) => {
-                changes = patched;
-                waiting.push(Change { patch, reply });
-            }
-            Err(error) => reply.send(Err(error)),
-        }
+        batch.take(patch, reply);
     }
+    edits.0.drain(..).for_each(|edit| batch.edit(edit));
+    let Batch { changes, waiting, .. } = batch;
     if waiting.is_empty() {
         return;
     }

@@ -19,6 +19,9 @@ mod formats;
 mod interrupting;
 #[path = "../support/shapes.rs"]
 mod shapes;
+#[path = "../support/skipping.rs"]
+mod skipping;
+mod terminal;
 
 use std::fs;
 use std::io::{BufRead, BufReader};

@@ -57,6 +57,19 @@ fn torrents_are_added_in_every_form() {
     );
     assert_eq!((again.status, again.json()), (200, json!({"info_hash": hash})));
 
+    // Generated clients send some options twice.
+    let json = json!({"torrent": BASE64.encode(bytes), "overwrite": false, "sequential": true});
+    let query = "?overwrite=false&sequential=true";
+    let again = add(&daemon, "application/json", query, json.to_string().as_bytes());
+    assert_eq!((again.status, again.json()), (200, json!({"info_hash": hash})));
+    add(
+        &daemon,
+        "application/json",
+        "?overwrite=true",
+        json.to_string().as_bytes(),
+    )
+    .refused(400, Some("body"));
+
     let (hash, bytes) = &torrents[2];
     let body = form(&[("into", b"c"), ("torrent", bytes), ("select", b"*"), ("select", b"x*")]);
     let added = add(&daemon, FORM, "", &body);

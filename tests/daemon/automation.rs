@@ -11,7 +11,7 @@ use std::time::Instant;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::bed::{Daemon, PATIENCE, fail, torrent, wait_until};
+use crate::bed::{Daemon, PATIENCE, fail, succeed, torrent, wait_until};
 
 const LINK: &str = "magnet:?xt=urn:btih:00112233445566778899aabbccddeeff00112233&dn=linked";
 
@@ -283,4 +283,28 @@ fn automation_that_cannot_work_is_refused_by_name() {
         assert!(refusal.contains(error), "{automation}: {refusal}");
         assert_eq!(refusal.lines().count(), 1, "{refusal}");
     }
+}
+
+/// The settings of the automation are read like others, without secrets, and changed in the file only.
+#[test]
+fn the_settings_of_the_automation_are_readable() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let automation =
+        "hook_timeout_s: 7, webhooks: [(on: [Added], url: \"http://127.0.0.1:9/secret\", token: Some(\"secret\"))]";
+    let daemon = start(folder, automation);
+    assert_eq!(succeed(folder, &["config", "get", "automation.hook_timeout_s"]), "7\n");
+    let section = succeed(folder, &["config", "get", "automation"]);
+    assert!(
+        section.contains("automation.watch = []\n") && section.contains("http://127.0.0.1:9"),
+        "{section}"
+    );
+    assert_eq!(succeed(folder, &["config", "get", "log.max_files"]), "5\n");
+    let all = daemon.get("/api/v1/settings").body;
+    assert!(!all.contains("secret"), "{all}");
+    let error = fail(folder, &["config", "set", "automation.hooks", "[]"]);
+    assert!(
+        error.contains("automation") && error.contains("configuration file only"),
+        "{error}"
+    );
 }

@@ -190,3 +190,42 @@ fn a_client_stops_the_daemon() {
     assert_eq!(succeed(temporary.path(), &["shutdown"]), "the daemon is stopping\n");
     assert!(daemon.process.wait().success());
 }
+
+/// The order of the list outlasts restarts, also for torrents that were added in the same second.
+#[test]
+fn the_order_of_the_list_outlasts_restarts() {
+    let temporary = tempfile::tempdir().unwrap();
+    let (daemon, hashes) = start_with(temporary.path(), &["1", "2", "3", "4", "5", "6", "7", "8"]);
+    assert_eq!(daemon.hashes(), hashes);
+    assert_eq!(daemon.kill_and_start().hashes(), hashes);
+}
+
+/// A stopped torrent is no unknown one.
+#[test]
+fn a_stopped_torrent_is_called_stopped() {
+    let temporary = tempfile::tempdir().unwrap();
+    let (daemon, hashes) = start_with(temporary.path(), &["one"]);
+    let path = format!("/api/v1/torrents/{}", hashes[0]);
+    assert_eq!(daemon.post(&format!("{path}/stop"), b"").status, 204);
+    for answer in [
+        daemon.get(&path),
+        daemon.get(&format!("{path}/files")),
+        daemon.get(&format!("{path}/peers")),
+        daemon.post(&format!("{path}/pause"), b""),
+        daemon.post(&format!("{path}/announce"), b""),
+    ] {
+        answer.refused(404, Some("hash"));
+        let answer = answer.json();
+        assert_eq!(answer["code"], "torrent_stopped");
+        let text = answer["error"].as_str().unwrap();
+        assert!(
+            text.starts_with("one is stopped; ") && text.contains(&format!("{path}/resume")),
+            "{text}"
+        );
+    }
+    let unknown = daemon.get(&format!("/api/v1/torrents/{}", "0".repeat(40)));
+    unknown.refused(404, Some("hash"));
+    assert_eq!(unknown.json()["code"], "torrent_not_found");
+    assert_eq!(daemon.post(&format!("{path}/resume"), b"").status, 204);
+    assert_eq!(daemon.get(&path).status, 200);
+}

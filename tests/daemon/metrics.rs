@@ -61,7 +61,7 @@ fn parse(text: &str) -> Exposition {
             check_labels(labels);
         }
         let value: f64 = value.parse().unwrap();
-        assert!(value >= 0.0, "{line}");
+        assert!(value.is_sign_positive(), "{line}");
         assert!(
             exposition.samples.insert(sample.to_owned(), value).is_none(),
             "{sample} comes twice"

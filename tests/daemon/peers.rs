@@ -1,8 +1,10 @@
 //! Peers of a torrent are listed and added, by the API and by the commands.
 
+use std::process::Stdio;
+
 use serde_json::{Value, json};
 
-use crate::bed::{Daemon, fail, fail_with, succeed, wait_until};
+use crate::bed::{Daemon, command, fail, fail_with, succeed, wait_until};
 use crate::choosing::seed_album;
 
 /// Each side lists the other one, with direction, choke state and amounts.
@@ -117,4 +119,45 @@ fn blocked_peers_stay_away() {
     succeed(folder, &["unblock", "127.0.0.0/8"]);
     succeed(folder, &["peers", &hash, "--add", &seed.peers]);
     wait_until("the peer", || has_pieces(&daemon));
+}
+
+/// Changes of the blocked networks by several clients at the same time are all kept.
+#[test]
+fn no_change_of_the_blocked_networks_is_lost() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let daemon = Daemon::start(folder);
+    let addresses: Vec<String> = (1..=12).map(|number| format!("192.0.2.{number}")).collect();
+    let all_at_once = |name: &str| {
+        let start = |address: &String| command(folder, &[name, address]).stdout(Stdio::null()).spawn().unwrap();
+        let mut children: Vec<_> = addresses.iter().map(start).collect();
+        assert!(children.iter_mut().all(|child| child.wait().unwrap().success()));
+    };
+    let blocked = |daemon: &Daemon| {
+        let mut blocked: Vec<String> = serde_json::from_str(&daemon.get("/api/v1/peers/blocked").body).unwrap();
+        blocked.sort();
+        blocked
+    };
+    let mut sorted = addresses.clone();
+    sorted.sort();
+    all_at_once("block");
+    assert_eq!(blocked(&daemon), sorted);
+    let daemon = daemon.kill_and_start();
+    assert_eq!(blocked(&daemon), sorted);
+    all_at_once("unblock");
+    assert_eq!(blocked(&daemon), [""; 0]);
+
+    let bearer = daemon.bearer();
+    let headers = [("Authorization", &*bearer), ("Content-Type", "application/json")];
+    let patch = |body: Value| daemon.ask("PATCH", "/api/v1/peers/blocked", &headers, body.to_string().as_bytes());
+    let both = patch(json!({"add": ["192.0.2.1", "192.0.2.1", "2001:db8::/32"], "remove": []}));
+    assert_eq!((both.status, both.json()), (200, json!(["192.0.2.1", "2001:db8::/32"])));
+    assert_eq!(
+        succeed(folder, &["block", "192.0.2.1"]).trim(),
+        "1 address and 1 network blocked"
+    );
+    patch(json!({"add": ["192.0.2.9"], "remove": ["192.0.2.2"]})).refused(400, Some("remove"));
+    patch(json!({"add": ["192.0.2.300"]})).refused(400, Some("body"));
+    patch(json!({"ad": []})).refused(400, Some("body"));
+    assert_eq!(patch(json!({"remove": ["2001:db8::/32"]})).json(), json!(["192.0.2.1"]));
 }

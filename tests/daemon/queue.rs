@@ -139,3 +139,53 @@ fn the_commands_change_the_queue() {
     let error = fail(folder, &["queue", "00000000", "--up"]);
     assert!(error.contains("00000000"), "{error}");
 }
+
+/// The commands count places from 1, without gaps, over downloads and seeds; a move by one place is one of these.
+#[test]
+fn places_are_counted_from_one() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let daemon = Daemon::start(folder);
+    let mut hashes = Vec::new();
+    for (seed, name) in [(1, "seed"), (2, "b"), (3, "c"), (4, "d")] {
+        let (hash, bytes) = torrent(folder, name, seed, &[]);
+        if name == "seed" {
+            fs::create_dir_all(folder.join("downloads")).unwrap();
+            fs::copy(folder.join(name), folder.join("downloads").join(name)).unwrap();
+        }
+        assert_eq!(daemon.post("/api/v1/torrents", &bytes).status, 201);
+        hashes.push(hash);
+    }
+    wait_until("the seed", || {
+        daemon.get("/api/v1/torrents?state=seeding").body.contains("seed")
+    });
+    let column = |text: &str, number: usize| -> Vec<String> {
+        let rows = text.lines().skip(1);
+        rows.map(|row| row.split_whitespace().nth(number).unwrap().to_owned())
+            .collect()
+    };
+    let places = |names: [&str; 4]| {
+        let listed = succeed(folder, &["queue"]);
+        assert_eq!(column(&listed, 1), ["1", "2", "3", "4"], "{listed}");
+        assert_eq!(column(&listed, 3), names, "{listed}");
+    };
+    places(["seed", "b", "c", "d"]);
+    let moved = succeed(folder, &["queue", "b", "--up"]);
+    assert_eq!(column(&moved, 1), ["1"], "{moved}");
+    places(["b", "seed", "c", "d"]);
+    for name in ["seed", "c", "d"] {
+        let moved = succeed(folder, &["queue", name, "--top", "--json"]);
+        let moved: Value = serde_json::from_str(&moved).unwrap();
+        assert_eq!(
+            (&moved["name"], &moved["queue"]["place"]),
+            (&json!(name), &json!(1)),
+            "{moved}"
+        );
+    }
+    places(["d", "c", "seed", "b"]);
+    let moved = succeed(folder, &["queue", "d", "--place", "3"]);
+    assert_eq!(column(&moved, 1), ["3"], "{moved}");
+    places(["c", "seed", "d", "b"]);
+    succeed(folder, &["queue", "c", "--down"]);
+    places(["seed", "c", "d", "b"]);
+}

@@ -145,3 +145,34 @@ fn useless_edits_are_refused() {
     let error = fail(folder, &["trackers", &hash, "--remove", good]);
     assert!(error.contains("has no tracker http://127.0.0.1:8"), "{error}");
 }
+
+/// A text that several trackers have removes none of them. The list shows paths that contain no passkey.
+#[test]
+fn an_ambiguous_tracker_is_not_removed() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let host = "http://127.0.0.1:9";
+    let trackers =
+        ["/announce", "/0123456789/announce", "/announce?key=0123456789"].map(|path| format!("{host}{path}"));
+    let (hash, bytes) = torrent(folder, "song", 1, &trackers.each_ref().map(String::as_str));
+    let daemon = Daemon::start(folder);
+    assert_eq!(daemon.post("/api/v1/torrents?paused=true", &bytes).status, 201);
+    let usual = format!("{host}/announce");
+    assert_eq!(urls(&daemon, &hash), [&*usual, host, &*usual]);
+    let error = fail(folder, &["trackers", &hash, "--remove", host]);
+    assert!(
+        error.contains("song has 3 trackers") && error.contains("the whole URL"),
+        "{error}"
+    );
+    patch(&daemon, &hash, &json!({"remove": [host]})).refused(400, Some("remove"));
+    assert_eq!(urls(&daemon, &hash).len(), 3);
+    // A whole URL names one of them, even if another one is listed like that.
+    succeed(folder, &["trackers", &hash, "--remove", &usual]);
+    assert_eq!(urls(&daemon, &hash), [host, &*usual]);
+    succeed(folder, &["trackers", &hash, "--remove", &usual]);
+    assert_eq!(urls(&daemon, &hash), [host]);
+    succeed(folder, &["trackers", &hash, "--remove", host]);
+    assert_eq!(urls(&daemon, &hash), [""; 0]);
+    let error = fail(folder, &["trackers", &hash, "--add", "tracker.example"]);
+    assert!(error.contains("tracker.example"), "{error}");
+}

@@ -199,7 +199,7 @@ impl Bed {
         assert_eq!((stats.size, stats.pieces, stats.progress()), (None, None, 0.0));
         assert!(!stats.is_complete());
         let trackers: Vec<_> = stats.trackers.iter().map(|tracker| &*tracker.url).collect();
-        assert_eq!(trackers, ["http://10.0.0.9"], "without the path, which may hold a key");
+        assert_eq!(trackers, ["http://10.0.0.9/announce"], "a path that holds no key");
     }
 }
 

@@ -292,7 +292,11 @@ fn later_adds_bring_their_trackers() {
     let file = torrent_with_trackers(600_001, 32768, &[TRACKER, of_file]);
     assert_eq!(bed.add_file(&file, plain()), Ok(hash));
     bed.until_complete("downloads");
-    let hosts = ["http://10.0.0.9", "http://10.0.0.7", "http://10.0.0.8"];
+    let hosts = [
+        "http://10.0.0.9/announce",
+        "http://10.0.0.7/announce",
+        "http://10.0.0.8/announce",
+    ];
     assert_eq!(bed.trackers(), hosts[..2]);
     assert_eq!(tracker.announces().len(), 0);
     assert_eq!(bed.add_link(&of_link), Ok(hash));
@@ -320,7 +324,7 @@ fn a_private_torrent_keeps_its_own_trackers() {
     let (content, hash) = (bed.content.clone(), bed.content.info_hash());
     assert_eq!(bed.add_file(&content, plain()), Ok(hash));
     assert_eq!(bed.add_link("http://10.0.0.8:80/announce"), Ok(hash));
-    assert_eq!(bed.trackers(), ["http://10.0.0.9"]);
+    assert_eq!(bed.trackers(), ["http://10.0.0.9/announce"]);
 }
 
 /// A session that needs no change answers an add too.

@@ -81,7 +81,11 @@ impl Edited {
     }
 }
 
-const ONLY: [&str; 3] = ["http://10.0.0.7", "http://10.0.0.8", "http://10.0.0.9"];
+const ONLY: [&str; 3] = [
+    "http://10.0.0.7/announce",
+    "http://10.0.0.8/announce",
+    "http://10.0.0.9/announce",
+];
 
 /// A tracker that is removed gets `stopped`, one that is added gets `started` at once, and a kill loses no edit.
 #[test]

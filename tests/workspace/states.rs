@@ -13,7 +13,7 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// Texts of `app` that are also the name of a state or the beginning of one: the file, the text, the number of times,
 /// and its meaning there.
-const OTHERS: [(&str, &str, usize, &str); 21] = [
+const OTHERS: [(&str, &str, usize, &str); 20] = [
     (
         "app/cli/client.rs",
         "paused",
@@ -21,7 +21,6 @@ const OTHERS: [(&str, &str, usize, &str); 21] = [
         "the report of a command, and a parameter",
     ),
     ("app/cli/client.rs", "stopped", 1, "the report of a command"),
-    ("app/cli/client/blocking.rs", "blocked", 2, "the name of a setting"),
     ("app/cli/client/limits.rs", "seeding", 3, "the name of a field"),
     ("app/cli/demo.rs", "downloading", 1, "the title of a progress bar"),
     ("app/cli/demo/tracker.rs", "stopped", 1, "an event of BEP 3"),

@@ -4,11 +4,14 @@ use clap::Args;
 use ecs_torrent::components::networks::Network;
 use serde_json::{Value, json};
 
+use super::DaemonAddress;
 use super::connection::Daemon;
 use super::values::text;
-use super::{DaemonAddress, settings};
 use crate::cli::output::{self, print_json, printable};
 use crate::cli::{CliError, Outcome};
+
+/// The path of the blocked networks.
+const PATH: &str = "/api/v1/peers/blocked";
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -44,59 +47,51 @@ pub(in crate::cli) struct UnblockArgs {
 
 pub(in crate::cli) async fn block(args: BlockArgs) -> Result<Outcome, CliError> {
     let daemon = Daemon::find(&args.daemon)?;
-    let mut blocked = blocked(&daemon).await?;
-    if args.networks.is_empty() && args.json {
-        print_json(&blocked);
-        return Ok(Outcome::Done);
+    if !args.networks.is_empty() {
+        return edit(&daemon, &json!({ "add": args.networks }), args.json).await;
     }
-    if args.networks.is_empty() {
-        for network in &blocked {
-            say!("{}", printable(network));
-        }
-        if blocked.is_empty() {
-            say!("no peers are blocked");
-        }
-        return Ok(Outcome::Done);
+    let blocked = networks(&daemon.get(PATH).await?);
+    match blocked.is_empty() {
+        _ if args.json => print_json(&blocked),
+        true => say!("no peers are blocked"),
+        false => blocked.iter().for_each(|network| say!("{}", printable(network))),
     }
-    for network in args.networks.iter().map(Network::to_string) {
-        if !blocked.contains(&network) {
-            blocked.push(network);
-        }
-    }
-    save(&daemon, &blocked, args.json).await
+    Ok(Outcome::Done)
 }
 
 pub(in crate::cli) async fn unblock(args: UnblockArgs) -> Result<Outcome, CliError> {
     let daemon = Daemon::find(&args.daemon)?;
-    let mut blocked = blocked(&daemon).await?;
-    for network in args.networks.iter().map(Network::to_string) {
-        let count = blocked.len();
-        blocked.retain(|other| *other != network);
-        if blocked.len() == count {
-            return Err(CliError::Other(format!("{network} is not blocked")));
-        }
-    }
-    save(&daemon, &blocked, args.json).await
+    edit(&daemon, &json!({ "remove": args.networks }), args.json).await
 }
 
-/// Returns the blocked networks.
-async fn blocked(daemon: &Daemon) -> Result<Vec<String>, CliError> {
-    let answer = daemon.get(settings::PATH).await?;
-    let networks = answer["settings"]["peers"]["blocked"].as_array();
-    let networks = networks.map_or(&[][..], Vec::as_slice);
-    Ok(networks
-        .iter()
-        .map(|network: &Value| text(network).to_owned())
-        .collect())
+/// Returns the networks of an answer.
+fn networks(answer: &Value) -> Vec<String> {
+    let networks = answer.as_array().into_iter().flatten();
+    networks.map(|network| text(network).to_owned()).collect()
 }
 
-async fn save(daemon: &Daemon, blocked: &[String], is_json: bool) -> Result<Outcome, CliError> {
-    let change = json!({ "peers": { "blocked": blocked } });
-    daemon.patch(settings::PATH, &change).await?;
-    match blocked.len() {
-        _ if is_json => print_json(&blocked),
-        0 => say!("no peers are blocked"),
-        count => say!("{} blocked", output::count(count, "network")),
+/// Sends a change, and prints what is blocked then.
+async fn edit(daemon: &Daemon, change: &Value, is_json: bool) -> Result<Outcome, CliError> {
+    let blocked = networks(&daemon.patch(PATH, change).await?);
+    match is_json {
+        true => print_json(&blocked),
+        false => say!("{}", summary(&blocked)),
     }
     Ok(Outcome::Done)
+}
+
+/// Counts the blocked addresses and networks: `2 addresses and 1 network blocked`.
+fn summary(blocked: &[String]) -> String {
+    let (networks, addresses): (Vec<&String>, Vec<&String>) = blocked.iter().partition(|text| text.contains('/'));
+    let addresses = match addresses.len() {
+        0 => None,
+        1 => Some("1 address".to_owned()),
+        count => Some(format!("{count} addresses")),
+    };
+    let networks = (!networks.is_empty()).then(|| output::count(networks.len(), "network"));
+    let parts: Vec<String> = [addresses, networks].into_iter().flatten().collect();
+    match parts.is_empty() {
+        true => "no peers are blocked".to_owned(),
+        false => format!("{} blocked", parts.join(" and ")),
+    }
 }

@@ -14,7 +14,7 @@ use crate::cli::{CliError, Outcome};
 The first torrents of the queue run, as many as the settings
 queue.max_downloads, queue.max_seeds and queue.max_active allow; the others are
 queued. Without options, the command prints the queue, or the place of one
-torrent.
+torrent. Places are counted from 1, over downloads and seeds together.
 
 Examples:
   ecs-torrent queue
@@ -58,14 +58,11 @@ const FIELDS: &str = "info_hash,name,state,queue";
 pub(in crate::cli) async fn run(args: QueueArgs) -> Result<Outcome, CliError> {
     let daemon = Daemon::find(&args.daemon)?;
     let Some(hash) = &args.hash else {
-        let torrents = daemon
-            .get(&format!("/api/v1/torrents?sort=queue.order&fields={FIELDS}"))
-            .await?;
-        print(&torrents, args.json);
+        print(&Value::from(torrents(&daemon).await?), args.json);
         return Ok(Outcome::Done);
     };
     let hash = daemon.resolve_running(hash).await?;
-    let path = format!("/api/v1/torrents/{hash}");
+    let path = format!("/api/v1/torrents/{hash}/queue");
     let mut change = json!({});
     let moves = [
         ("top", args.top),
@@ -83,14 +80,28 @@ pub(in crate::cli) async fn run(args: QueueArgs) -> Result<Outcome, CliError> {
         change["forced"] = args.force.into();
     }
     if change != json!({}) {
-        daemon.patch(&format!("{path}/queue"), &change).await?;
+        daemon.patch(&path, &change).await?;
     }
-    let torrent = daemon.get(&format!("{path}?fields={FIELDS}")).await?;
-    match args.json {
-        true => print_json(&torrent),
-        false => tables::queue(&Value::from(vec![torrent])),
+    let hash = Value::from(hash.to_string());
+    let mut all = torrents(&daemon).await?;
+    all.retain(|torrent| torrent["info_hash"] == hash);
+    match (args.json, all.first()) {
+        (true, Some(torrent)) => print_json(torrent),
+        _ => tables::queue(&all.into()),
     }
     Ok(Outcome::Done)
+}
+
+/// Returns all torrents in the order of the queue, each with its place, counted from 1.
+async fn torrents(daemon: &Daemon) -> Result<Vec<Value>, CliError> {
+    let path = format!("/api/v1/torrents?sort=queue.order&fields={FIELDS}");
+    let mut answer = daemon.get(&path).await?;
+    let torrents = answer.as_array_mut().map(std::mem::take).unwrap_or_default();
+    let placed = torrents.into_iter().zip(1_u64..).map(|(mut torrent, place)| {
+        torrent["queue"]["place"] = place.into();
+        torrent
+    });
+    Ok(placed.collect())
 }
 
 fn print(torrents: &Value, is_json: bool) {

@@ -78,7 +78,7 @@ fn table_of_torrents(torrents: &Value) -> Table<8> {
 pub(super) fn queue(torrents: &Value) {
     let mut table = Table::shortened([
         ("HASH", Alignment::Left),
-        ("ORDER", Alignment::Right),
+        ("PLACE", Alignment::Right),
         ("STATE", Alignment::Left),
         ("MARK", Alignment::Left),
         ("NAME", Alignment::Left),
@@ -91,7 +91,7 @@ pub(super) fn queue(torrents: &Value) {
             .filter(|mark| place[*mark] == Value::Bool(true));
         table.row([
             hash.get(..SHOWN_DIGITS).unwrap_or(hash).to_owned(),
-            place["order"].to_string(),
+            number(&place["place"]).to_string(),
             printable(text(&torrent["state"])),
             marks.collect::<Vec<_>>().join(","),
             printable(text(&torrent["name"])),

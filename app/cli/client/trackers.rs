@@ -19,7 +19,8 @@ Examples:
   ecs-torrent trackers 0c1f3b --announce
 
 Added trackers come after the others, in the order given. A tracker to remove is
-named by its URL, in full or as it is listed: without what could be a passkey.
+named by its URL: in full, as it is listed (without what could be a passkey), or
+without its path. It must be the only one with that name.
 Changes survive restarts. The trackers of a private torrent cannot be changed.")]
 pub(in crate::cli) struct TrackersArgs {
     /// Name of the torrent, or the first 4 or more digits of its info-hash.

@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::board::{Board, Line};
 use super::saved;
 use ecs_torrent::components::stats::{PieceCounts, Speed};
 use ecs_torrent::protocol::magnet::MutableLink;
 use ecs_torrent::{Source, TorrentId, TorrentState, TorrentStats, Torrents};
-use indicatif::ProgressBar;
 use serde_json::json;
 
 use super::INTERVALS;
@@ -23,6 +23,7 @@ const LINE_INTERVAL: Duration = Duration::from_secs(5);
 pub(super) struct Reporter {
     screen: Screen,
     manner: Manner,
+    board: Option<Board>,
     /// The folder from which an interrupted download continues.
     state_dir: PathBuf,
     torrents: BTreeMap<TorrentId, Reported>,
@@ -39,7 +40,9 @@ enum Manner {
 
 struct Reported {
     name: String,
-    bar: Option<ProgressBar>,
+    line: Line,
+    /// Number of torrents that were added before.
+    number: usize,
     began: Instant,
     last_line: Instant,
     /// Bytes downloaded by earlier runs.
@@ -68,6 +71,7 @@ impl Reporter {
             (.., false) => Manner::Lines,
         };
         Self {
+            board: (manner == Manner::Bars).then(|| Board::new(&screen)),
             screen,
             manner,
             state_dir,
@@ -128,15 +132,6 @@ impl Reporter {
             return;
         }
         let now = Instant::now();
-        let bar = (self.manner == Manner::Bars).then(|| {
-            // There is no bar until the size is known.
-            let bar = match stats.wanted {
-                Some(size) => self.screen.bar(size),
-                None => self.screen.status(),
-            };
-            bar.set_prefix(Screen::layout().prefix(&stats.name));
-            bar
-        });
         match self.manner {
             Manner::Json => self.json("added", stats),
             Manner::Lines => self.screen.line(format!(
@@ -151,7 +146,8 @@ impl Reporter {
             stats.info_hash.into(),
             Reported {
                 name: stats.name.clone(),
-                bar,
+                line: line_of(stats, self.ways),
+                number: self.torrents.len(),
                 began: now,
                 last_line: now,
                 downloaded_before: None,
@@ -171,19 +167,7 @@ impl Reporter {
         if stats.state != TorrentState::Adding {
             torrent.downloaded_before.get_or_insert(stats.downloaded);
         }
-        if let Some(bar) = &torrent.bar {
-            bar.set_message(describe(stats, self.ways, Screen::layout()));
-            bar.set_position(if stats.state == TorrentState::Checking {
-                stats.checked
-            } else {
-                stats
-                    .wanted
-                    .unwrap_or_default()
-                    .saturating_sub(stats.left.unwrap_or_default())
-            });
-            // Either call alone may have been skipped, as too soon after the last one.
-            bar.force_draw();
-        }
+        torrent.line = line_of(stats, self.ways);
         let is_checked = !matches!(stats.state, TorrentState::Adding | TorrentState::Checking);
         torrent.missing = stats.left.filter(|_| is_checked);
         let is_due = torrent.last_line.elapsed() >= LINE_INTERVAL;
@@ -214,7 +198,8 @@ impl Reporter {
         let Some(torrent) = torrent.filter(|torrent| torrent.size.is_none() && stats.size.is_some()) else {
             return;
         };
-        torrent.learn(stats, Screen::layout());
+        torrent.name.clone_from(&stats.name);
+        torrent.size = stats.size;
         match self.manner {
             Manner::Json => self.json("metadata", stats),
             Manner::Lines => self.screen.line(format!("{}: {}", stats.name, size_and_pieces(stats))),
@@ -287,9 +272,8 @@ impl Reporter {
             return;
         };
         torrent.end = Some(End::Failed);
-        if let Some(bar) = &torrent.bar {
-            bar.abandon_with_message("failed");
-        }
+        torrent.line.message = "failed".to_owned();
+        torrent.line.speed = Speed::default();
         match self.manner {
             Manner::Json => {
                 let line =
@@ -339,17 +323,28 @@ impl Reporter {
             .error(format_args!("interrupted: {which}: {missing}; {resume}"));
     }
 
-    /// Shows on the bars that the torrents are stopping.
-    pub(super) fn stopping(&self) {
-        for bar in self.torrents.values().filter_map(|torrent| torrent.bar.as_ref()) {
-            bar.set_message("stopping");
-        }
+    /// Draws the progress of all torrents on a terminal.
+    pub(super) fn draw(&self) {
+        let Some(board) = &self.board else {
+            return;
+        };
+        let mut torrents: Vec<&Reported> = self.torrents.values().collect();
+        torrents.sort_by_key(|torrent| torrent.number);
+        board.draw(&torrents.iter().map(|torrent| &torrent.line).collect::<Vec<_>>());
     }
 
-    /// Clears the bars.
+    /// Shows that the torrents are stopping.
+    pub(super) fn stopping(&mut self) {
+        for torrent in self.torrents.values_mut() {
+            torrent.line.message = "stopping".to_owned();
+        }
+        self.draw();
+    }
+
+    /// Clears the progress.
     pub(super) fn end(&self) {
-        for bar in self.torrents.values().filter_map(|torrent| torrent.bar.as_ref()) {
-            bar.finish_and_clear();
+        if let Some(board) = &self.board {
+            board.clear();
         }
     }
 
@@ -400,16 +395,22 @@ impl Reporter {
     }
 }
 
-impl Reported {
-    /// Takes over the sizes in the metadata.
-    fn learn(&mut self, stats: &TorrentStats, layout: Layout) {
-        self.name.clone_from(&stats.name);
-        self.size = stats.size;
-        if let Some(bar) = &self.bar {
-            bar.set_style(layout.bar_style());
-            bar.set_length(stats.wanted.unwrap_or_default());
-            bar.set_prefix(layout.prefix(&stats.name));
-        }
+/// Returns a torrent's line on a terminal.
+fn line_of(stats: &TorrentStats, ways: Ways) -> Line {
+    use TorrentState::{Adding, Checking, Downloading, FetchingMetadata, Finished, Seeding};
+    let left = stats.left.unwrap_or_default();
+    let done = |wanted: u64| match stats.state {
+        Checking => stats.checked,
+        _ => wanted.saturating_sub(left),
+    };
+    Line {
+        name: stats.name.clone(),
+        progress: stats.wanted.map(|wanted| (done(wanted), wanted)),
+        message: describe(stats, ways, Screen::layout()),
+        speed: stats.speed,
+        left,
+        is_active: matches!(stats.state, Adding | Checking | Downloading | FetchingMetadata),
+        is_complete: matches!(stats.state, Finished | Seeding),
     }
 }
 
@@ -511,9 +512,7 @@ mod tests {
         };
         let message = download.parts(Layout::Narrow).join(", ");
         assert_eq!(message, "12.34 MiB/s, ETA 59 min 59 s, 100 peers");
-        let prefix = Layout::Narrow.prefix("a name of many characters");
-        // The template of the bar.
-        let line = format!("{prefix} {:6} 100% of 1.38 GiB  {message}", "");
+        let line = Layout::Narrow.row("a name of many characters", Some((5, 1482 << 20)), &message);
         assert!(console::measure_text_width(&line) <= 80, "{line}");
         let message = download.parts(Layout::Wide).join(", ");
         assert_eq!(

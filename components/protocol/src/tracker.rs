@@ -12,6 +12,7 @@ use crate::bencode::BencodeError;
 use crate::compact::RaggedError;
 use crate::hash::InfoHash;
 use crate::peer_id::PeerId;
+use crate::text::printable;
 
 /// The reason for an announce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -121,16 +122,39 @@ pub enum TrackerError {
     Ragged(#[from] RaggedError),
 }
 
-/// A tracker's URL in a form for logs and users: scheme and host only, since paths and queries contain passkeys.
+/// A tracker's URL in a form for logs and users: scheme and host, since paths and queries contain passkeys, and the
+/// path if it is one that every tracker may have.
 #[must_use]
 pub fn redacted(url: &str) -> String {
-    match url::Url::parse(url) {
-        Ok(parsed) => {
-            let port = parsed.port().map(|port| format!(":{port}")).unwrap_or_default();
-            format!("{}://{}{port}", parsed.scheme(), parsed.host_str().unwrap_or_default())
-        }
-        Err(_) => "(invalid URL)".to_owned(),
+    let Ok(parsed) = url::Url::parse(url) else {
+        return "(invalid URL)".to_owned();
+    };
+    let path = Some(parsed.path()).filter(|path| USUAL_PATHS.contains(path));
+    origin(&parsed) + path.unwrap_or_default()
+}
+
+/// Returns a URL that a user typed, in a form for errors: the text itself, if it is no URL.
+#[must_use]
+pub fn typed(text: &str) -> String {
+    match url::Url::parse(text) {
+        Ok(_) => redacted(text),
+        Err(_) => printable(text.as_bytes(), MAX_TEXT),
     }
+}
+
+/// Paths that contain no passkey.
+const USUAL_PATHS: [&str; 2] = ["/announce", "/scrape"];
+
+/// Returns whether a user means a tracker by a text: its URL in full, as it is listed, or without its path.
+#[must_use]
+pub fn is_named_by(url: &str, text: &str) -> bool {
+    let without_path = |url: url::Url| origin(&url) == text;
+    url == text || redacted(url) == text || url::Url::parse(url).is_ok_and(without_path)
+}
+
+fn origin(url: &url::Url) -> String {
+    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    format!("{}://{}{port}", url.scheme(), url.host_str().unwrap_or_default())
 }
 
 /// Removes from a tracker's text all parts of its URL that could be a passkey. Fault 95: some trackers repeat them.
@@ -171,6 +195,19 @@ mod tests {
         );
         assert_eq!(redacted("udp://[::1]:6969/x"), "udp://[::1]:6969");
         assert_eq!(redacted("secret"), "(invalid URL)");
+        assert_eq!(redacted("http://t.org/announce?key=1"), "http://t.org/announce");
+        assert_eq!(redacted("http://t.org/scrape"), "http://t.org/scrape");
+        assert_eq!(redacted("http://t.org/announce/1"), "http://t.org");
+    }
+
+    #[test]
+    fn a_tracker_is_named_in_full_as_listed_or_by_its_host() {
+        let url = "http://t.org:80/announce?key=1";
+        for text in [url, "http://t.org/announce", "http://t.org"] {
+            assert!(is_named_by(url, text), "{text}");
+        }
+        assert!(!is_named_by(url, "http://t.org/announce?key=2"));
+        assert!(!is_named_by(url, "http://t.org/"));
     }
 
     /// Fault 95.

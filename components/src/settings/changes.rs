@@ -3,7 +3,7 @@
 //! The changes override the settings of the configuration and are kept in the state folder. [`Effect`] says when a
 //! changed setting takes effect.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bevy_ecs::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::{Numbers, SettingError, Settings};
 use crate::commands::Reply;
+use crate::networks::Network;
 
 /// The name of the setting of the folder for incomplete torrents.
 pub const INCOMPLETE_DIR: &str = "storage.incomplete_dir";
@@ -101,6 +102,9 @@ pub enum ChangeError {
     /// The engine would not work with the value.
     #[error(transparent)]
     Setting(#[from] SettingError),
+    /// The network that is to be unblocked is not blocked.
+    #[error("{0} is not blocked")]
+    NotBlocked(Network),
     /// The changes cannot be saved.
     #[error("the settings cannot be saved: {0}")]
     Unsaved(String),
@@ -116,7 +120,7 @@ impl ChangeError {
                 let (section, name) = error.key();
                 Some(format!("{section}.{name}"))
             }
-            Self::Unsaved(_) => None,
+            Self::NotBlocked(_) | Self::Unsaved(_) => None,
         }
     }
 }
@@ -327,6 +331,47 @@ pub struct ChangeSettings {
     pub patch: SettingsPatch,
     /// Answered when the changes are durable and in force, or with the reason for the refusal.
     pub reply: Reply<Result<ChangedSettings, ChangeError>>,
+}
+
+/// Adds networks to the blocked ones (`peers.blocked`) and removes others. Unlike a new value of the setting, it keeps
+/// the changes that others make at the same time.
+#[derive(Debug)]
+pub struct EditBlocked {
+    /// The change.
+    pub edit: BlockedEdit,
+    /// Answered with the blocked networks when the change is durable and in force, or with the reason for the refusal.
+    pub reply: Reply<Result<Vec<Network>, ChangeError>>,
+}
+
+/// A change of the blocked networks.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BlockedEdit {
+    /// Networks to block. Networks that are blocked already stay where they are.
+    pub add: Vec<Network>,
+    /// Networks to unblock.
+    pub remove: Vec<Network>,
+}
+
+impl BlockedEdit {
+    /// Returns the blocked networks after the change.
+    ///
+    /// # Errors
+    /// [`ChangeError::NotBlocked`] with the first network that cannot be removed.
+    pub fn apply(&self, blocked: &[Network]) -> Result<Vec<Network>, ChangeError> {
+        let mut known: BTreeSet<Network> = blocked.iter().copied().collect();
+        let mut removed = BTreeSet::new();
+        for network in &self.remove {
+            if !known.remove(network) {
+                return Err(ChangeError::NotBlocked(*network));
+            }
+            removed.insert(*network);
+        }
+        let mut edited = blocked.to_vec();
+        edited.retain(|network| !removed.contains(network));
+        edited.extend(self.add.iter().filter(|network| known.insert(**network)));
+        Ok(edited)
+    }
 }
 
 /// A change of settings that was carried out.

@@ -63,17 +63,13 @@ impl Places<'_, '_> {
 
     /// Returns the new numbers of the torrents that get another one by a move, the moved one first.
     fn moved(&self, torrent: Entity, movement: QueueMove) -> Vec<(Entity, i64)> {
-        let Ok((data, QueueOrder(order), facts)) = self.torrents.get(torrent) else {
+        let Ok((data, QueueOrder(order), _)) = self.torrents.get(torrent) else {
             return Vec::new();
         };
         let here = Place {
             order: *order,
             id: data.id(),
             torrent,
-        };
-        let is_like = |place: &&Place| {
-            let other = self.torrents.get(place.torrent);
-            other.is_ok_and(|(.., other)| other.is_finished() == facts.is_finished())
         };
         let exchanged = |other: Option<&Place>| match other {
             Some(other) => vec![(torrent, other.order), (other.torrent, here.order)],
@@ -91,8 +87,8 @@ impl Places<'_, '_> {
                 _ => Vec::new(),
             },
             QueueMove::Place(number) => self.placed(here, number.get() as usize - 1),
-            QueueMove::Up => exchanged(order.range(..here).rev().find(is_like)),
-            QueueMove::Down => exchanged(order.range((Excluded(here), Unbounded)).find(is_like)),
+            QueueMove::Up => exchanged(order.range(..here).next_back()),
+            QueueMove::Down => exchanged(order.range((Excluded(here), Unbounded)).next()),
         }
     }
 

@@ -17,8 +17,8 @@ use ecs_torrent_components::torrent::{Have, Torrent, TorrentIndex, TrackerOf};
 use ecs_torrent_components::tracker::{EditedTrackers, Tracker, TrackerTiers};
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::metainfo::MetainfoLimits;
-use ecs_torrent_protocol::tracker::redacted;
 use ecs_torrent_protocol::tracker::tiers::Tiers;
+use ecs_torrent_protocol::tracker::{is_named_by, redacted, typed};
 use ecs_torrent_protocol::urls::check_tracker;
 
 use super::policy::{self, Advance, AnnounceParams, Extender};
@@ -108,23 +108,13 @@ fn check(command: &EditTrackers, torrent: &Torrent, before: &Urls) -> Result<Url
     }
     let mut after = before.clone();
     for url in &command.remove {
-        let is_other = |known: &Arc<str>| **known != **url && redacted(known) != *url;
-        let count = after.iter().map(Vec::len).sum::<usize>();
-        after.iter_mut().for_each(|tier| tier.retain(is_other));
-        if after.iter().map(Vec::len).sum::<usize>() == count {
-            return Err(EditTrackersError::NoSuchTracker {
-                torrent: torrent.name.clone(),
-                url: redacted(url),
-            });
-        }
+        let removed = find_tracker(&after, url, torrent)?;
+        after.iter_mut().for_each(|tier| tier.retain(|known| *known != removed));
     }
     for tier in &command.add {
         let mut added: Vec<Arc<str>> = Vec::new();
         for url in tier {
-            check_tracker(url).map_err(|error| EditTrackersError::BadUrl {
-                url: redacted(url),
-                error,
-            })?;
+            check_tracker(url).map_err(|error| EditTrackersError::BadUrl { url: typed(url), error })?;
             let is_known = after.iter().flatten().chain(&added).any(|known| **known == **url);
             if !is_known {
                 added.push(url.as_str().into());
@@ -141,6 +131,29 @@ fn check(command: &EditTrackers, torrent: &Torrent, before: &Urls) -> Result<Url
     }
     after.retain(|tier| !tier.is_empty());
     Ok(after)
+}
+
+/// Returns the only tracker that a user means by a URL. A whole URL names one tracker, whatever others it could stand
+/// for.
+fn find_tracker(urls: &Urls, url: &str, torrent: &Torrent) -> Result<Arc<str>, EditTrackersError> {
+    let all = || urls.iter().flatten();
+    let named: Vec<&Arc<str>> = match all().find(|known| ***known == *url) {
+        Some(exact) => vec![exact],
+        None => all().filter(|known| is_named_by(known, url)).collect(),
+    };
+    let torrent = torrent.name.clone();
+    match &named[..] {
+        [] => Err(EditTrackersError::NoSuchTracker {
+            torrent,
+            url: typed(url),
+        }),
+        [one] => Ok(Arc::clone(one)),
+        several => Err(EditTrackersError::Ambiguous {
+            torrent,
+            url: redacted(url),
+            count: several.len(),
+        }),
+    }
 }
 
 /// Answers edits that are durable, and undoes those that cannot be saved.
