@@ -93,7 +93,7 @@ enum Command {
     Add(client::AddArgs),
     /// List the daemon's torrents.
     #[cfg(feature = "daemon")]
-    List(client::ListArgs),
+    List(client::listing::ListArgs),
     /// Show a torrent's state.
     #[cfg(feature = "daemon")]
     Stats(client::StatsArgs),
@@ -185,6 +185,18 @@ Examples:
         #[arg(long, value_name = "DIR")]
         dir: Option<std::path::PathBuf>,
     },
+}
+
+impl Command {
+    /// Whether only errors are printed.
+    fn is_quiet(&self) -> bool {
+        match self {
+            Self::Download(args) => args.is_quiet(),
+            Self::Seed(args) => args.is_quiet(),
+            Self::Fetch(args) => args.quiet,
+            _ => false,
+        }
+    }
 }
 
 /// Result of a command that ran without an error of its own.
@@ -284,7 +296,7 @@ pub(crate) fn main() -> ExitCode {
         Err(mistake) => return report_usage(&mistake),
     };
     let screen = output::Screen::default();
-    let log = start_log(&screen);
+    let log = start_log(&screen, if cli.command.is_quiet() { "error" } else { "warn" });
     raise_descriptor_limit();
     let result = match cli.command {
         Command::Download(args) => block_on(transfer::download(args, screen)),
@@ -300,7 +312,7 @@ pub(crate) fn main() -> ExitCode {
         #[cfg(feature = "daemon")]
         Command::Add(args) => block_on(client::add(args)),
         #[cfg(feature = "daemon")]
-        Command::List(args) => block_on(client::list(args)),
+        Command::List(args) => block_on(client::listing::run(args)),
         #[cfg(feature = "daemon")]
         Command::Stats(args) => block_on(client::stats(args)),
         #[cfg(feature = "daemon")]
@@ -472,12 +484,12 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// Starts logging to the standard error stream, above the progress bars. If the log's thread cannot be started, nothing
+/// Starts logging to the standard error stream, above the progress bars, lines of this level or a worse one. If the log's thread cannot be started, nothing
 /// is logged.
-fn start_log(screen: &output::Screen) -> std::io::Result<log::Log> {
+fn start_log(screen: &output::Screen, level: &str) -> std::io::Result<log::Log> {
     let filter = match std::env::var(EnvFilter::DEFAULT_ENV) {
         Ok(text) => EnvFilter::try_new(&text).map_err(|error| (text, error)),
-        Err(_) => Ok(EnvFilter::new("warn")),
+        Err(_) => Ok(EnvFilter::new(level)),
     };
     let filter = filter.unwrap_or_else(|(text, error)| {
         let text = output::printable(&text);

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::metainfo::{Info, Metainfo};
 
 use crate::hashing::hash_pieces;
@@ -16,6 +17,19 @@ pub struct Verdict {
     /// The first reasons why pieces are bad, without duplicates: files that are missing or cannot be read. A piece with
     /// wrong bytes is only counted.
     pub errors: Vec<String>,
+    /// The files with bad pieces, in the order of the torrent.
+    pub files: Vec<BadFile>,
+}
+
+/// A file with bad pieces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadFile {
+    /// Path below the folder.
+    pub path: String,
+    /// Number of bad pieces that contain bytes of the file. They may be bad because of a neighbor.
+    pub bad: u32,
+    /// Number of pieces that contain bytes of the file.
+    pub pieces: u32,
 }
 
 impl Verdict {
@@ -41,6 +55,26 @@ fn missing(root: &Path, info: &Info, piece: u32) -> Vec<String> {
     missing.take(MAX_ERRORS).collect()
 }
 
+/// Returns the files that have bytes in bad pieces.
+fn bad_files(info: &Info, bad: &Bitfield) -> Vec<BadFile> {
+    let stored = info
+        .files
+        .files()
+        .iter()
+        .filter(|file| file.is_stored() && file.len > 0);
+    let counted = stored.map(|file| {
+        let pieces = info.geometry.pieces_of(file.offset..file.end());
+        let bad = pieces.clone().filter(|piece| bad.contains(*piece)).count();
+        BadFile {
+            path: file.path.to_string(),
+            // There are at most as many as pieces.
+            bad: bad as u32,
+            pieces: pieces.end - pieces.start,
+        }
+    });
+    counted.filter(|file| file.bad > 0).collect()
+}
+
 /// Maximum number of reasons that are kept.
 const MAX_ERRORS: usize = 10;
 
@@ -49,12 +83,15 @@ const MAX_ERRORS: usize = 10;
 pub fn verify(metainfo: &Metainfo, root: &Path, on_bytes: &(dyn Fn(u64) + Sync)) -> Verdict {
     let info = &metainfo.info;
     let mut verdict = Verdict::default();
+    let mut bad = Bitfield::new(info.geometry.piece_count());
     for (piece, result) in (0..).zip(hash_pieces(root, &info.files, &info.geometry, on_bytes)) {
         match result {
             Ok(digest) if info.pieces.get(piece) == Some(&digest) => verdict.good += 1,
-            Ok(_) => verdict.bad += 1,
+            Ok(_) => {
+                bad.insert(piece);
+            }
             Err(error) => {
-                verdict.bad += 1;
+                bad.insert(piece);
                 let mut reasons = match error.is_absence() {
                     true => missing(root, info, piece),
                     false => Vec::new(),
@@ -70,5 +107,7 @@ pub fn verify(metainfo: &Metainfo, root: &Path, on_bytes: &(dyn Fn(u64) + Sync))
             }
         }
     }
+    verdict.bad = bad.count();
+    verdict.files = bad_files(info, &bad);
     verdict
 }

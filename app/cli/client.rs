@@ -7,6 +7,7 @@ pub(super) mod connection;
 pub(super) mod dht;
 pub(super) mod labels;
 pub(super) mod limits;
+pub(super) mod listing;
 pub(super) mod moving;
 mod naming;
 pub(super) mod peers;
@@ -38,6 +39,7 @@ use super::limits::{LimitArgs, SeedingArgs};
 use super::output::{self, printable};
 use super::peers as addresses;
 use super::placement::PlacementArgs;
+use super::searching::TrackerAnswer;
 use super::{CliError, Outcome, choice};
 
 /// The options that locate the daemon.
@@ -110,30 +112,6 @@ pub(super) struct AddArgs {
     #[arg(long = "peer", value_name = "HOST:PORT")]
     peers: Vec<String>,
     /// Print JSON: one object for each torrent.
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    daemon: DaemonAddress,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  ecs-torrent list
-  ecs-torrent list --stopped
-  ecs-torrent list --label linux --category distributions
-  ecs-torrent list --json | jq -r '.[] | select(.progress < 1).name'")]
-pub(super) struct ListArgs {
-    /// List the stopped torrents instead.
-    #[arg(long, conflicts_with_all = ["labels", "category"])]
-    stopped: bool,
-    /// List only torrents with this label; may be repeated: then with all of them.
-    #[arg(long = "label", value_name = "LABEL", value_delimiter = ',')]
-    labels: Vec<String>,
-    /// List only torrents of this category; an empty name stands for none.
-    #[arg(long, value_name = "NAME")]
-    category: Option<String>,
-    /// Print JSON.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -299,7 +277,7 @@ pub(super) struct RemoveArgs {
 }
 
 /// A source that can be added.
-enum Addable {
+pub(super) enum Addable {
     Torrent(ReadSource),
     /// A link to a torrent that its publisher replaces (BEP 46).
     Link(MutableLink),
@@ -315,10 +293,24 @@ impl Addable {
         if let Some(url) = url {
             return Ok(Self::Url(url.to_owned()));
         }
-        let source = Source::from(path);
+        Self::of(Source::from(path))
+    }
+
+    /// Reads a source that is no URL.
+    pub(super) fn of(source: Source) -> Result<Self, CliError> {
         match source.link()? {
             Some(link) => Ok(Self::Link(link)),
             None => Ok(Self::Torrent(source.read()?)),
+        }
+    }
+
+    /// Sends the source to the daemon. Returns whether the daemon did not have the torrent yet, and its answer.
+    pub(super) async fn send(&self, daemon: &Daemon, path: &str) -> Result<(bool, Value), CliError> {
+        match self {
+            Self::Torrent(ReadSource::Magnet(magnet)) => daemon.create_from_text(path, magnet.to_string()).await,
+            Self::Torrent(ReadSource::Metainfo(metainfo)) => daemon.create(path, metainfo.bytes.clone()).await,
+            Self::Link(link) => daemon.create_from_text(path, link.to_string()).await,
+            Self::Url(url) => daemon.create_from_url(path, url).await,
         }
     }
 
@@ -361,15 +353,7 @@ pub(super) async fn add(args: AddArgs) -> Result<Outcome, CliError> {
     if let Some(output) = &args.output {
         query.append_pair("root", &absolute(output)?);
     }
-    if let Some(into) = &args.placement.into {
-        query.append_pair("into", &into.display().to_string());
-    }
-    if let Some(name) = &args.placement.name {
-        query.append_pair("name", name);
-    }
-    if args.placement.overwrite {
-        query.append_pair("overwrite", "true");
-    }
+    args.placement.write(&mut query);
     for peer in &peers {
         query.append_pair("peer", &peer.to_string());
     }
@@ -395,12 +379,7 @@ pub(super) async fn add(args: AddArgs) -> Result<Outcome, CliError> {
         .collect::<Result<Vec<_>, CliError>>()?;
     let mut all = Vec::new();
     for source in sources {
-        let (is_new, mut added) = match &source {
-            Addable::Torrent(ReadSource::Magnet(magnet)) => daemon.create_from_text(&path, magnet.to_string()).await?,
-            Addable::Torrent(ReadSource::Metainfo(metainfo)) => daemon.create(&path, metainfo.bytes.clone()).await?,
-            Addable::Link(link) => daemon.create_from_text(&path, link.to_string()).await?,
-            Addable::Url(url) => daemon.create_from_url(&path, url).await?,
-        };
+        let (is_new, mut added) = source.send(&daemon, &path).await?;
         if args.json {
             added["name"] = source.name().into();
             added["is_new"] = is_new.into();
@@ -454,36 +433,6 @@ async fn already_added(daemon: &Daemon, hash: &str, name: &str, ignored: &[&str]
     Ok(message)
 }
 
-pub(super) async fn list(args: ListArgs) -> Result<Outcome, CliError> {
-    let daemon = Daemon::find(&args.daemon)?;
-    if args.stopped {
-        let stopped = daemon.get(STOPPED).await?;
-        if args.json {
-            print_json(&stopped);
-        } else {
-            tables::stopped(&stopped);
-        }
-        return Ok(Outcome::Done);
-    }
-    let mut query = form_urlencoded::Serializer::new(String::new());
-    if !args.json {
-        let fields = "info_hash,name,size,progress,state,speed,peer_count,error,limit_reached";
-        query.append_pair("fields", fields);
-    }
-    for label in &args.labels {
-        query.append_pair("label", label);
-    }
-    if let Some(category) = &args.category {
-        query.append_pair("category", category);
-    }
-    let torrents = daemon.get(&format!("/api/v1/torrents?{}", query.finish())).await?;
-    match args.json {
-        true => print_json(&torrents),
-        false => tables::torrents(&torrents),
-    }
-    Ok(Outcome::Done)
-}
-
 pub(super) async fn stats(args: StatsArgs) -> Result<Outcome, CliError> {
     let daemon = Daemon::find(&args.daemon)?;
     let hash = daemon.resolve_running(&args.hash).await?;
@@ -497,14 +446,33 @@ pub(super) async fn stats(args: StatsArgs) -> Result<Outcome, CliError> {
     if args.json {
         print_json(&stats);
     } else {
-        let is_fetching = text(&stats["state"]).parse() == Ok(TorrentState::FetchingMetadata);
-        if let (Some(trackers), true) = (stats["trackers"].as_array(), is_fetching && args.fields.is_empty()) {
-            stats["searching"] = dht::ways(&daemon).await?.describe(trackers.len()).into();
+        if args.fields.is_empty() && lacks_peers(&stats) {
+            let answers: Vec<TrackerAnswer<'_>> =
+                stats["trackers"].as_array().into_iter().flatten().map(answer).collect();
+            let private = daemon.get(&format!("/api/v1/torrents/{hash}?fields=private")).await?;
+            let explained = dht::ways(&daemon).await?.explain(private["private"] == true, &answers);
+            stats["searching"] = explained.into();
             fields.push("searching");
         }
         tables::stats(&stats, &fields);
     }
     Ok(Outcome::Done)
+}
+
+/// Whether a torrent searches for peers, and has none.
+fn lacks_peers(stats: &Value) -> bool {
+    use TorrentState::{Downloading, FetchingMetadata};
+    let is_searching = matches!(text(&stats["state"]).parse(), Ok(Downloading | FetchingMetadata));
+    is_searching && stats["peers"].as_array().is_some_and(Vec::is_empty)
+}
+
+/// Returns the last answer of a tracker.
+fn answer(tracker: &Value) -> TrackerAnswer<'_> {
+    TrackerAnswer {
+        status: text(&tracker["status"]),
+        peers: tracker["peers"].as_u64(),
+        message: tracker["message"].as_str(),
+    }
 }
 
 pub(super) async fn files(args: FilesArgs) -> Result<Outcome, CliError> {
@@ -734,7 +702,7 @@ fn print_json(value: &Value) {
 }
 
 /// Returns the absolute path as text. The daemon may run in another folder.
-fn absolute(path: &Path) -> Result<String, CliError> {
+pub(super) fn absolute(path: &Path) -> Result<String, CliError> {
     let failed = || CliError::io(path.display().to_string());
     let whole = match path.canonicalize() {
         Ok(whole) => whole,

@@ -38,6 +38,13 @@ pub(super) struct DemoArgs {
 /// Time without any progress after which the demo has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Commands to try after the demo.
+const NEXT: [&str; 3] = [
+    "Next, try:",
+    "  ecs-torrent download FILE.torrent    a torrent file, or a magnet link in quotes",
+    "  ecs-torrent daemon                   an engine for `add`, `list` and other programs",
+];
+
 /// Time limit for removing the folder while disk threads of the stopped engines may still write to it.
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -117,6 +124,7 @@ async fn run_in(folder: &Path, args: &DemoArgs, screen: &Screen, signals: &mut S
         )));
     }
     screen.line(format!("All {} pieces are verified.", verdict.good));
+    NEXT.iter().for_each(|line| screen.line(line));
     Ok(())
 }
 

@@ -55,7 +55,7 @@ pub(super) struct FetchArgs {
     listen: ListenArgs,
     /// Print errors only, and the info-hash.
     #[arg(short, long)]
-    quiet: bool,
+    pub(super) quiet: bool,
 }
 
 /// Hands the metadata that a torrent has fetched to the command instead of the torrent. The torrent is not opened, so

@@ -210,8 +210,8 @@ impl Screen {
     }
 }
 
-/// Prints to the standard output, or ends the process with exit code 1. The end is silent if the output's reader is
-/// gone, as with `| head`. It prints an error if the output cannot be written, as on a full disk.
+/// Prints to the standard output, or ends the process: with success if the output's reader has read enough and is gone,
+/// as with `| head`; with an error if the output cannot be written, as on a full disk.
 pub(super) fn print(text: std::fmt::Arguments<'_>) {
     let mut output = io::stdout().lock();
     check_output(output.write_fmt(text).and_then(|()| output.flush()));
@@ -220,10 +220,11 @@ pub(super) fn print(text: std::fmt::Arguments<'_>) {
 /// Ends the process if writing to the standard output failed.
 pub(super) fn check_output(result: io::Result<()>) {
     if let Err(error) = result {
-        if error.kind() != io::ErrorKind::BrokenPipe {
-            print_error(&format_args!("cannot write to the standard output: {error}"));
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            std::process::exit(ExitCodes::DONE.into());
         }
-        std::process::exit(1);
+        print_error(&format_args!("cannot write to the standard output: {error}"));
+        std::process::exit(ExitCodes::FAILED.into());
     }
 }
 

@@ -21,6 +21,20 @@ pub(super) struct PlacementArgs {
 }
 
 impl PlacementArgs {
+    /// Adds the options to the parameters of a request that adds a torrent.
+    #[cfg(feature = "daemon")]
+    pub(super) fn write(&self, query: &mut url::form_urlencoded::Serializer<'_, String>) {
+        if let Some(into) = &self.into {
+            query.append_pair("into", &into.display().to_string());
+        }
+        if let Some(name) = &self.name {
+            query.append_pair("name", name);
+        }
+        if self.overwrite {
+            query.append_pair("overwrite", "true");
+        }
+    }
+
     /// Rejects `--name` for several torrents, since two torrents cannot share one name.
     pub(super) fn check(&self, source_count: usize) -> Result<(), CliError> {
         if self.name.is_some() && source_count > 1 {

@@ -1,8 +1,9 @@
-//! The places where peers of a torrent without metadata are searched for.
+//! The places where peers of a torrent are searched for.
 
 use std::net::SocketAddr;
 
 use ecs_torrent::components::dht::{DhtNetwork, DhtStats};
+use ecs_torrent::components::stats::TrackerStats;
 use ecs_torrent::{Settings, Source, Torrents};
 
 use super::output;
@@ -66,6 +67,72 @@ impl Ways {
     }
 }
 
+/// The state of a tracker, as far as it explains why a torrent has no peers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TrackerAnswer<'a> {
+    /// The status, as in statistics.
+    pub(super) status: &'a str,
+    /// Number of peers in the last answer.
+    pub(super) peers: Option<u64>,
+    pub(super) message: Option<&'a str>,
+}
+
+impl<'a> From<&'a TrackerStats> for TrackerAnswer<'a> {
+    fn from(stats: &'a TrackerStats) -> Self {
+        Self {
+            status: stats.status,
+            peers: stats.peers.map(u64::from),
+            message: stats.message.as_deref(),
+        }
+    }
+}
+
+impl Ways {
+    /// Explains why a torrent has no peers, by the last answers of all sources: `1 tracker answered with 0 peers, DHT
+    /// off`. A private torrent has no other source than its trackers.
+    pub(super) fn explain(self, is_private: bool, trackers: &[TrackerAnswer<'_>]) -> String {
+        let with = |status: &[&str]| -> Vec<_> {
+            let found = trackers.iter().filter(|tracker| status.contains(&tracker.status));
+            found.collect()
+        };
+        let (working, failed) = (with(&["working"]), with(&["failed"]));
+        let waiting = with(&["idle", "announcing"]);
+        let mut parts = Vec::new();
+        if trackers.is_empty() {
+            parts.push("no tracker".to_owned());
+        }
+        if !working.is_empty() {
+            let peers = working.iter().filter_map(|tracker| tracker.peers).sum::<u64>();
+            let peers = output::count(usize::try_from(peers).unwrap_or(usize::MAX), "peer");
+            parts.push(format!(
+                "{} answered with {peers}",
+                output::count(working.len(), "tracker")
+            ));
+        }
+        if !waiting.is_empty() {
+            let has = if waiting.len() == 1 { "has" } else { "have" };
+            parts.push(format!(
+                "{} {has} not answered yet",
+                output::count(waiting.len(), "tracker")
+            ));
+        }
+        if !failed.is_empty() {
+            let why = failed.iter().find_map(|tracker| tracker.message);
+            let why = why
+                .map(|why| format!(": {}", output::printable(why)))
+                .unwrap_or_default();
+            parts.push(format!("{} failed{why}", output::count(failed.len(), "tracker")));
+        }
+        if is_private {
+            return parts.join(", ");
+        }
+        let dht = self.dht_nodes.map(|nodes| output::count(nodes, "DHT node"));
+        parts.push(dht.unwrap_or_else(|| "DHT off".to_owned()));
+        parts.extend(self.lsd.then(|| "LSD".to_owned()));
+        parts.join(", ")
+    }
+}
+
 fn nodes(stats: &DhtStats) -> usize {
     let further = stats.further.iter().map(|node| &node.network);
     let networks = stats.ipv4.iter().chain(&stats.ipv6).chain(further);
@@ -98,6 +165,34 @@ mod tests {
         assert_eq!(warning(ways, "", &[]), None);
         let dht_nodes = Some(0);
         assert_eq!(warning(Ways { dht_nodes, ..none }, "", &[]), None);
+    }
+
+    #[test]
+    fn the_lack_of_peers_is_explained_by_the_sources() {
+        let tracker = |status, peers, message| TrackerAnswer { status, peers, message };
+        let none = Ways::default();
+        let working = tracker("working", Some(0), None);
+        assert_eq!(
+            none.explain(false, &[working]),
+            "1 tracker answered with 0 peers, DHT off"
+        );
+        assert_eq!(none.explain(false, &[]), "no tracker, DHT off");
+        let ways = Ways {
+            dht_nodes: Some(3),
+            lsd: true,
+        };
+        let trackers = [
+            tracker("announcing", None, None),
+            tracker("idle", None, None),
+            tracker("failed", None, Some("Connection refused")),
+            working,
+        ];
+        assert_eq!(
+            ways.explain(false, &trackers),
+            "1 tracker answered with 0 peers, 2 trackers have not answered yet, 1 tracker failed: Connection refused, 3 \
+             DHT nodes, LSD"
+        );
+        assert_eq!(ways.explain(true, &trackers[..1]), "1 tracker has not answered yet");
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! `download` and `seed`: run an engine for the duration of the command.
 
 mod board;
+#[cfg(feature = "daemon")]
+mod handing;
 mod report;
 mod saved;
+mod state_dirs;
 
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -14,11 +17,12 @@ use ecs_torrent::components::wanted::PieceOrder;
 use ecs_torrent::events::{Event, Subscription};
 use ecs_torrent::folders::check_writable;
 use ecs_torrent::protocol::magnet::{Magnet, MutableLink};
-use ecs_torrent::{AddOptions, Engine, Settings, Source, TorrentPlugins, Torrents};
+use ecs_torrent::{AddOptions, Settings, Source, Torrents};
 use futures_util::future::join_all;
 
 use self::report::Reporter;
 pub(super) use self::report::describe;
+use self::state_dirs::StateDirs;
 use super::choice::ChoiceArgs;
 use super::limits::LimitArgs;
 use super::output::Screen;
@@ -86,9 +90,10 @@ struct NetworkArgs {
     listen: ListenArgs,
     #[command(flatten)]
     limits: LimitArgs,
-    /// Folder for the state of torrents between runs.
-    #[arg(long, value_name = "DIR", default_value = ".ecs_torrent")]
-    state_dir: PathBuf,
+    /// Folder for the state of torrents between runs. Default: .ecs_torrent, or one beside it while another engine uses
+    /// that. A daemon that uses the folder gets the torrents of `download`.
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
     /// Print errors only.
     #[arg(short, long)]
     quiet: bool,
@@ -103,6 +108,7 @@ pub(super) async fn download(args: DownloadArgs, screen: Screen) -> Result<Outco
     let selected = Selected {
         select: args.choice.selection(args.sources.len())?,
         order: args.choice.order(),
+        choice: Some(args.choice),
         sources: args.sources,
         root: args.output,
         placement: Some(args.placement),
@@ -125,6 +131,7 @@ pub(super) async fn seed(args: SeedArgs, screen: Screen) -> Result<Outcome, CliE
     let selected = Selected {
         select: FileSelection::default(),
         order: PieceOrder::default(),
+        choice: None,
         sources: args.torrents,
         root: args.data,
         placement: None,
@@ -134,9 +141,24 @@ pub(super) async fn seed(args: SeedArgs, screen: Screen) -> Result<Outcome, CliE
     run(selected, args.network, screen).await
 }
 
+impl DownloadArgs {
+    pub(super) fn is_quiet(&self) -> bool {
+        self.network.quiet
+    }
+}
+
+impl SeedArgs {
+    pub(super) fn is_quiet(&self) -> bool {
+        self.network.quiet
+    }
+}
+
 struct Selected {
     select: FileSelection,
     order: PieceOrder,
+    /// The options from which the two come.
+    #[cfg_attr(not(feature = "daemon"), allow(dead_code, reason = "a daemon gets them"))]
+    choice: Option<ChoiceArgs>,
     sources: Vec<PathBuf>,
     root: PathBuf,
     placement: Option<PlacementArgs>,
@@ -171,7 +193,14 @@ async fn run(selected: Selected, network: NetworkArgs, screen: Screen) -> Result
         }
     }
     let mut settings = Settings::default();
-    settings.session.state_dir = Some(network.state_dir.clone());
+    let state_dirs = StateDirs::new(network.state_dir.clone(), &sources);
+    let mut signals = Signals::new()?;
+    signals.set_code(ExitCodes::INTERRUPTED);
+    #[cfg(feature = "daemon")]
+    if !selected.require_complete && handing::has_daemon(state_dirs.first()) {
+        let given = (sources, peers.as_slice(), state_dirs.first());
+        return handing::hand_over(&selected, &network, given, &screen, &mut signals).await;
+    }
     network.listen.apply(
         &mut settings.net,
         &mut settings.dht,
@@ -180,12 +209,17 @@ async fn run(selected: Selected, network: NetworkArgs, screen: Screen) -> Result
     );
     network.limits.apply(&mut settings.limits);
     let ways = Ways::of(&settings);
-    let mut signals = Signals::new()?;
-    signals.set_code(ExitCodes::INTERRUPTED);
-    let engine = Engine::builder().plugins(TorrentPlugins).settings(settings).start()?;
+    let usual = state_dirs.first().to_owned();
+    let (engine, state_dir) = state_dirs.start(settings)?;
+    if state_dir != usual && !network.quiet {
+        let (usual, own) = (usual.display(), state_dir.display());
+        screen.note(format_args!(
+            "another engine uses {usual}; this one keeps its state in {own}"
+        ));
+    }
     let torrents = engine.torrents();
     let mut events = torrents.subscribe();
-    let mut reporter = Reporter::new(screen, network.quiet, network.json, absolute(&network.state_dir)?, ways);
+    let mut reporter = Reporter::new(screen, network.quiet, network.json, absolute(&state_dir)?, ways);
     sources.iter().for_each(|source| reporter.warn(source, &peers));
     let add_all = async {
         for source in sources {

@@ -4,15 +4,16 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use ecs_torrent::Source;
-use ecs_torrent::verifying::verify;
+use ecs_torrent::verifying::{BadFile, verify};
 use serde::Serialize;
 
-use super::output::{Screen, printable};
+use super::output::{self, Screen, printable};
 use super::{CliError, Outcome};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exits with 0 only if every piece is valid.
+Exits with 0 only if every piece is valid. Names the files with invalid pieces; a
+piece at the border of two files counts for both.
 
 Example:
   ecs-torrent verify linux.torrent --data ~/iso")]
@@ -33,6 +34,25 @@ struct Report<'a> {
     good: u32,
     bad: u32,
     errors: &'a [String],
+    files: Vec<File<'a>>,
+}
+
+/// A file with invalid pieces.
+#[derive(Serialize)]
+struct File<'a> {
+    path: &'a str,
+    bad: u32,
+    pieces: u32,
+}
+
+/// Maximum number of files with invalid pieces that are listed for users.
+const MAX_LISTED: usize = 20;
+
+impl<'a> From<&'a BadFile> for File<'a> {
+    fn from(BadFile { path, bad, pieces }: &'a BadFile) -> Self {
+        let (bad, pieces) = (*bad, *pieces);
+        Self { path, bad, pieces }
+    }
 }
 
 /// Returns advice where `--data` names the torrent's own folder instead of the one that holds it, or a folder without
@@ -71,10 +91,21 @@ pub(super) fn run(args: &VerifyArgs, screen: &Screen) -> Result<Outcome, CliErro
             good: verdict.good,
             bad: verdict.bad,
             errors: &verdict.errors,
+            files: verdict.files.iter().map(File::from).collect(),
         };
         let json = serde_json::to_string(&report).map_err(|error| CliError::Other(error.to_string()))?;
         say!("{json}");
     } else {
+        for BadFile { path, bad, pieces } in verdict.files.iter().take(MAX_LISTED) {
+            say!(
+                "{}: {bad} of {} invalid",
+                printable(path),
+                output::count(*pieces as usize, "piece")
+            );
+        }
+        if let more @ 1.. = verdict.files.len().saturating_sub(MAX_LISTED) {
+            say!("{} more with invalid pieces", output::count(more, "file"));
+        }
         say!("{} valid, {} invalid", verdict.good, verdict.bad);
     }
     Ok(if verdict.is_good() {

@@ -227,6 +227,11 @@ fn bad_body(why: impl ToString) -> Refusal {
     Refusal::of("body", StatusCode::BAD_REQUEST, why)
 }
 
+/// Refuses a part of a body by its name.
+fn bad_part(name: &str, why: String) -> Refusal {
+    Refusal::in_body(name.to_owned(), why)
+}
+
 /// The torrent of a body.
 enum Given {
     Source(Source),
@@ -255,7 +260,7 @@ fn from_json(bytes: &[u8], query: &mut Query) -> Result<Given, Refusal> {
         match (&*name, &value) {
             (TORRENT, Value::String(text)) => {
                 let bytes = BASE64.decode(text.as_bytes());
-                let bytes = bytes.map_err(|error| bad_body(format!("torrent: not base64: {error}")))?;
+                let bytes = bytes.map_err(|error| bad_part(TORRENT, format!("torrent: not base64: {error}")))?;
                 torrent = Some(Source::from(Bytes::from(bytes)));
             }
             (URL, Value::String(text)) => url = Some(text.clone()),
@@ -268,14 +273,13 @@ fn from_json(bytes: &[u8], query: &mut Query) -> Result<Given, Refusal> {
             (_, Value::Array(values)) => {
                 for value in values {
                     let text = value.as_str();
-                    let text = text.ok_or_else(|| bad_body(format!("{name}: not a list of texts")))?;
+                    let text = text.ok_or_else(|| bad_part(&name, format!("{name}: not a list of texts")))?;
                     query.add(&name, text.to_owned(), &OPTIONS)?;
                 }
             }
             _ => {
-                return Err(bad_body(format!(
-                    "{name}: neither text, a list of texts, nor true or false, nor a number where one is expected"
-                )));
+                let why = "neither text, a list of texts, nor true or false, nor a number where one is expected";
+                return Err(bad_part(&name, format!("{name}: {why}")));
             }
         }
     }

@@ -176,6 +176,14 @@ impl Refusal {
         }
     }
 
+    /// Refuses a request for an invalid part of its body.
+    pub(super) fn in_body(field: impl Into<Cow<'static, str>>, error: impl ToString) -> Self {
+        Self {
+            code: ErrorCode::InvalidBody,
+            ..Self::of(field, StatusCode::BAD_REQUEST, error)
+        }
+    }
+
     /// Refuses a request because of a conflict of this kind.
     fn conflict(code: ErrorCode, error: String) -> Self {
         Self {

@@ -37,7 +37,6 @@ pub(super) async fn set(
     NamedTorrent(hash): NamedTorrent,
     JsonBody(wanted): JsonBody<Priorities>,
 ) -> Result<StatusCode, Refusal> {
-    let bad = |error: String| Refusal::of("body", StatusCode::BAD_REQUEST, error);
     let mut priorities = Vec::new();
     for (list, priority) in [
         (wanted.skip, FilePriority::Skip),
@@ -52,7 +51,8 @@ pub(super) async fn set(
             priorities.push((0..=last, priority));
             continue;
         }
-        let ranges = parse_ranges(&list).map_err(|why| bad(format!("{priority}: {why}")))?;
+        let ranges =
+            parse_ranges(&list).map_err(|why| Refusal::in_body(priority.to_string(), format!("{priority}: {why}")))?;
         priorities.extend(ranges.into_iter().map(|range| (range, priority)));
     }
     shared.torrents.set_files(hash, priorities).await?;

@@ -5,6 +5,7 @@ use axum::extract::{FromRequest, FromRequestParts, Path as InPath, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use ecs_torrent_protocol::text::plain_type_error;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 use tokio::sync::SemaphorePermit;
@@ -98,14 +99,26 @@ fn require_json(headers: &HeaderMap) -> Result<(), Refusal> {
 
 /// Parses a JSON object.
 fn parse_object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
-    let bad = |error: &dyn ToString| Refusal::of("body", StatusCode::BAD_REQUEST, error.to_string());
     if bytes.trim_ascii_start().first() != Some(&b'{') {
-        return Err(bad(&"the body is no JSON object"));
+        return Err(Refusal::in_body("body", "the body is no JSON object"));
     }
     let json = &mut serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut *json).map_err(|error| bad(&error))?;
-    json.end().map_err(|error| bad(&error))?;
+    let value = serde_path_to_error::deserialize(&mut *json).map_err(|error| bad_json(&error))?;
+    json.end().map_err(|error| Refusal::in_body("body", error))?;
     Ok(value)
+}
+
+/// Refuses a body of JSON. A value of another type than expected is named by its path.
+fn bad_json(error: &serde_path_to_error::Error<serde_json::Error>) -> Refusal {
+    let (path, cause) = (error.path().to_string(), error.inner());
+    if !cause.is_data() {
+        return Refusal::in_body("body", format!("the body is no JSON: {cause}"));
+    }
+    let why = plain_type_error(&cause.to_string());
+    match path.as_str() {
+        "." | "?" => Refusal::in_body("body", why),
+        _ => Refusal::in_body(path.clone(), format!("{path}: {why}")),
+    }
 }
 
 /// Returns the number of KiB that some bytes take, at least one.
@@ -181,7 +194,7 @@ impl Query {
 
     /// Adds an option from a body to those of the query.
     pub(super) fn add(&mut self, name: &str, value: String, known: &[&'static str]) -> Result<(), Refusal> {
-        let bad = |why: String| Refusal::of("body", StatusCode::BAD_REQUEST, why);
+        let bad = |why: String| Refusal::in_body(name.to_owned(), why);
         let Some(known) = known.iter().find(|known| **known == name) else {
             return Err(bad(format!("no option {name:?} here; there are {}", known.join(", "))));
         };

@@ -217,7 +217,7 @@ fn a_download_says_where_it_searches() {
         .lines()
         .map(Result::unwrap);
     let progress = stdout.find(|line| line.contains("0.0 %")).unwrap();
-    assert_eq!(progress, "song: 0.0 %, fetching metadata, 0 peers; no source");
+    assert_eq!(progress, "song: 0.0 %, fetching metadata, 0 peers, no tracker, DHT off");
     process.signal(Signal::INT);
     assert_eq!(process.wait().code(), Some(7));
 }
@@ -252,4 +252,114 @@ fn the_demo_leaves_nothing_behind() {
         }
         assert_demo_leaves_nothing(stage, &[Signal::INT, Signal::TERM]);
     }
+}
+
+/// A second download in the same folder has a state folder of its own, from which it continues later.
+#[test]
+fn a_second_download_works_beside_another_one() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    album(folder);
+    for (name, source) in [("album.torrent", "album"), ("one.torrent", "album/one.bin")] {
+        succeed(folder, &["create", source, "-o", name]);
+    }
+    let arguments = |torrent| {
+        [
+            "download",
+            torrent,
+            "-o",
+            "there",
+            "--listen",
+            "127.0.0.1:0",
+            "--no-dht",
+            "--no-lsd",
+        ]
+    };
+    let (mut first, mut events) = start(folder, &with(&arguments("album.torrent"), &["--json"]));
+    events.find(|event| event["event"] == "added").unwrap();
+    for is_first_there in [true, false] {
+        if !is_first_there {
+            first.signal(Signal::KILL);
+            first.wait();
+        }
+        let mut command = command(folder, &with(&arguments("one.torrent"), &["--json"]));
+        let mut second = Running::start(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
+        let mut line = String::new();
+        BufReader::new(second.0.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        assert!(line.contains("\"added\""), "{line}");
+        second.signal(Signal::TERM);
+        let (code, stderr) = end(&mut second);
+        assert_eq!(code, Some(7), "{stderr}");
+        let is_said = stderr.contains("another engine uses .ecs_torrent; this one keeps its state in .ecs_torrent.2");
+        assert_eq!(is_said, is_first_there, "{stderr}");
+        assert_eq!(
+            fs::read_dir(folder.join(".ecs_torrent.2/state"))
+                .unwrap()
+                .filter(|file| {
+                    file.as_ref()
+                        .unwrap()
+                        .path()
+                        .extension()
+                        .is_some_and(|end| end == "ron")
+                })
+                .count(),
+            1
+        );
+    }
+    let sessions = fs::read_dir(folder.join(".ecs_torrent/state")).unwrap();
+    let sessions = sessions.filter(|file| {
+        file.as_ref()
+            .unwrap()
+            .path()
+            .extension()
+            .is_some_and(|end| end == "ron")
+    });
+    assert_eq!(sessions.count(), 1, "the first one's");
+}
+
+/// A download of a torrent file says why there are no peers. With `--quiet`, it prints errors only.
+#[test]
+fn a_lack_of_peers_is_explained() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    album(folder);
+    let tracker = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/announce", tracker.local_addr().unwrap());
+    succeed(folder, &["create", "album", "-o", "album.torrent", "--tracker", &url]);
+    let answer = |body: &str| {
+        let (mut stream, _) = tracker.accept().unwrap();
+        let mut line = String::new();
+        BufReader::new(&stream).read_line(&mut line).unwrap();
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+            body.len()
+        );
+        std::io::Write::write_all(&mut stream, format!("{head}{body}").as_bytes()).unwrap();
+    };
+    let offline = ["--no-dht", "--no-lsd"];
+    let mut process = Running::start(command(folder, &with(&LONELY, &offline)).stdout(Stdio::piped()));
+    answer("d8:intervali1800e5:peers0:e");
+    let mut stdout = BufReader::new(process.0.stdout.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
+    let explained = "0 peers, 0/5 pieces, 1 tracker answered with 0 peers, DHT off";
+    let line = stdout.find(|line| line.ends_with(explained));
+    assert!(line.is_some());
+    process.signal(Signal::INT);
+    // The tracker learns of the end.
+    answer("d8:intervali1800e5:peers0:e");
+    assert_eq!(process.wait().code(), Some(7));
+
+    let mut command = command(folder, &with(&LONELY, &["--no-dht", "--no-lsd", "--quiet"]));
+    let mut process = Running::start(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
+    answer("rubbish");
+    process.signal(Signal::INT);
+    let (code, stderr) = end(&mut process);
+    assert_eq!(code, Some(7), "{stderr}");
+    assert!(
+        stderr.starts_with("error: interrupted: album: ") && stderr.lines().count() == 1,
+        "{stderr}"
+    );
 }

@@ -155,8 +155,16 @@ fn a_torrent_is_made_shown_and_verified() {
     let report: Value = serde_json::from_str(&stdout(&output)).unwrap();
     assert_eq!((report["good"].as_u64(), report["bad"].as_u64()), (Some(2), Some(3)));
     assert_eq!(report["errors"], serde_json::json!(["album/sub/two.bin: missing"]));
+    let files = serde_json::json!([
+        {"path": "album/one.bin", "bad": 2, "pieces": 4}, {"path": "album/sub/two.bin", "bad": 2, "pieces": 2}
+    ]);
+    assert_eq!(report["files"], files);
     fs::write(folder.join("album/sub/two.bin"), "short").unwrap();
     let output = run(folder, &["verify", "album.torrent", "--data", "."]);
+    assert_eq!(
+        stdout(&output),
+        "album/one.bin: 2 of 4 pieces invalid\nalbum/sub/two.bin: 2 of 2 pieces invalid\n2 valid, 3 invalid\n"
+    );
     let errors = String::from_utf8(output.stderr).unwrap();
     assert_eq!(errors, "error: album/sub/two.bin: has 5 of 33333 bytes\n");
     // A --data that names the torrent's own folder is detected.
@@ -286,7 +294,7 @@ fn errors_are_one_line_with_the_right_code() {
         ],
     );
     events.next().unwrap();
-    let in_use = fail(folder, &["download", "file.torrent"], 1);
+    let in_use = fail(folder, &["download", "file.torrent", "--state-dir", ".ecs_torrent"], 1);
     assert!(
         in_use.contains("is in use by another engine") && in_use.contains("--state-dir"),
         "{in_use}"
@@ -563,6 +571,9 @@ fn manual_pages_are_written() {
 fn the_demo_ends_verified() {
     let temporary = tempfile::tempdir().unwrap();
     let output = succeed(temporary.path(), &["demo", "--size", "8"]);
-    assert!(output.ends_with(" pieces are verified.\n"), "{output}");
+    let (done, next) = output.split_once(" pieces are verified.\n").unwrap();
+    assert!(done.lines().last().unwrap().starts_with("All "), "{output}");
+    assert_eq!(next.lines().count(), 3, "{next}");
+    assert!(next.starts_with("Next, try:\n  ecs-torrent download "), "{next}");
     assert!(output.contains("Downloaded 8.00 MiB in "), "{output}");
 }

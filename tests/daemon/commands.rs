@@ -113,14 +113,26 @@ fn a_daemon_is_controlled_from_a_second_terminal() {
 
     let list = succeed(folder, &["list"]);
     let lines: Vec<&str> = list.lines().collect();
-    assert_eq!(lines.len(), 3, "{list}");
-    assert!(lines[0].starts_with("HASH ") && lines[0].ends_with("  NAME"), "{list}");
+    assert_eq!(lines.len(), 4, "{list}");
+    assert!(lines[0].starts_with("NAME ") && lines[0].ends_with("  HASH"), "{list}");
     assert!(
-        lines[1].starts_with(&hash[..12]) && lines[1].ends_with("  one.bin"),
+        lines[1].starts_with("one.bin  ") && lines[1].ends_with(&hash[..12]),
         "{list}"
     );
     assert!(lines[1].contains("97.66 KiB  0.0 %"), "{list}");
-    assert_eq!(lines[0].find("NAME"), lines[1].find("one.bin"), "{list}");
+    assert_eq!(lines[0].find("HASH"), lines[1].find(&hash[..12]), "{list}");
+    assert_eq!(lines[3], "2 torrents, 0 complete, 0 %, 0 B/s down, 0 B/s up", "{list}");
+    let names = |options: &[&str]| -> Vec<String> {
+        let list = succeed(folder, &[&["list"], options].concat());
+        let rows = list.lines().filter(|line| line.contains(".bin"));
+        rows.map(|row| row.split(' ').next().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names(&["--sort", "-name"]), ["two.bin", "one.bin"]);
+    assert_eq!(names(&["--sort=name"]), ["one.bin", "two.bin"]);
+    assert_eq!(names(&["--text", "TWO"]), ["two.bin"]);
+    assert_eq!(names(&["--state", "paused,failed"]), [""; 0]);
+    assert!(fail(folder, &["list", "--sort", "speed"]).contains("speed.download"));
+    assert!(fail(folder, &["list", "--state", "sleeping"]).contains("sleeping"));
     assert!(!list.contains('\u{1b}'), "no color where there is no terminal");
     let json = parse(&succeed(folder, &["list", "--json"]));
     assert_eq!(json[1]["info_hash"].as_str(), Some(other.as_str()));

@@ -33,6 +33,7 @@ mod fetching_metadata;
 mod fields;
 mod flooding;
 mod formats;
+mod handing;
 mod impostors;
 mod incomplete;
 mod labels;

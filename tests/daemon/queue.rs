@@ -91,13 +91,26 @@ fn the_first_torrents_of_the_queue_run() {
     assert_eq!(daemon.delete(&format!("/api/v1/torrents/{}", hashes[1])).status, 200);
     wait_for(&daemon, "ca", "c");
 
-    for body in [
-        json!({"move": "left"}),
-        json!({"forced": 1}),
-        json!({"place": 0}),
-        json!(5),
+    for (body, field, why) in [
+        (json!({"move": "left"}), "move", "unknown variant `left`"),
+        (json!({"forced": 1}), "forced", "true or false is expected, not 1"),
+        (
+            json!({"place": 0}),
+            "place",
+            "a whole number from 1 on is expected, not 0",
+        ),
+        (
+            json!({"place": "x"}),
+            "place",
+            "a whole number from 1 on is expected, not the text \"x\"",
+        ),
+        (json!(5), "body", "no JSON object"),
     ] {
-        change(&daemon, &hashes[0], &body).refused(400, Some("body"));
+        let refusal = change(&daemon, &hashes[0], &body);
+        refusal.refused(400, Some(field));
+        let (error, code) = (refusal.json()["error"].take(), refusal.json()["code"].take());
+        assert!(error.as_str().unwrap().contains(why), "{error}");
+        assert_eq!(code, "invalid_body");
     }
     change(&daemon, &hashes[0], &json!({"place": 1, "move": "top"})).refused(400, Some("place"));
     change(&daemon, &"0".repeat(40), &json!({"move": "top"})).refused(404, Some("hash"));

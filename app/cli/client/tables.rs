@@ -29,49 +29,10 @@ pub(super) const GLANCE: [Field; 14] = [
 /// Number of info-hash digits in a table. A collision of this many digits is very unlikely.
 const SHOWN_DIGITS: usize = 12;
 
-/// Prints one line per torrent, and below it the phase of its stop, or the reason if it has failed, is blocked or has
-/// seeded enough.
-/// Names are shortened to the width of the terminal, if there is one.
-pub(super) fn torrents(torrents: &Value) {
-    table_of_torrents(torrents).print("no torrents");
-}
-
-fn table_of_torrents(torrents: &Value) -> Table<8> {
-    let mut table = Table::shortened([
-        ("HASH", Alignment::Left),
-        ("SIZE", Alignment::Right),
-        ("DONE", Alignment::Right),
-        ("STATE", Alignment::Left),
-        ("DOWN", Alignment::Right),
-        ("UP", Alignment::Right),
-        ("PEERS", Alignment::Right),
-        ("NAME", Alignment::Left),
-    ]);
-    // The size is the least important column; hash and state are needed most.
-    table.dropped_first = &[1, 6, 5, 4, 2];
-    for torrent in torrents.as_array().into_iter().flatten() {
-        let hash = text(&torrent["info_hash"]);
-        table.row([
-            hash.get(..SHOWN_DIGITS).unwrap_or(hash).to_owned(),
-            bytes(&torrent["size"]),
-            percent(&torrent["progress"]),
-            short_state(text(&torrent["state"])),
-            speed(&torrent["speed"]["download"]),
-            speed(&torrent["speed"]["upload"]),
-            number(&torrent["peer_count"]).to_string(),
-            printable(text(&torrent["name"])),
-        ]);
-        if let Some((_, phase)) = text(&torrent["state"]).split_once('/') {
-            table.note(&format!("phase of the stop: {}", printable(phase)));
-        }
-        if let Some(error) = torrent["error"].as_str() {
-            table.note(&printable(error));
-        }
-        if let Some(limit) = torrent["limit_reached"].as_str() {
-            table.note(&format!("its seeding limit is reached: {}", printable(limit)));
-        }
-    }
-    table
+/// Returns the beginning of an info-hash, for a table.
+pub(super) fn short_hash(hash: &Value) -> String {
+    let hash = text(hash);
+    hash.get(..SHOWN_DIGITS).unwrap_or(hash).to_owned()
 }
 
 /// Prints one line per torrent, in the order of the queue.
@@ -84,13 +45,12 @@ pub(super) fn queue(torrents: &Value) {
         ("NAME", Alignment::Left),
     ]);
     for torrent in torrents.as_array().into_iter().flatten() {
-        let hash = text(&torrent["info_hash"]);
         let place = &torrent["queue"];
         let marks = ["forced", "slow"]
             .into_iter()
             .filter(|mark| place[*mark] == Value::Bool(true));
         table.row([
-            hash.get(..SHOWN_DIGITS).unwrap_or(hash).to_owned(),
+            short_hash(&torrent["info_hash"]),
             number(&place["place"]).to_string(),
             printable(text(&torrent["state"])),
             marks.collect::<Vec<_>>().join(","),
@@ -104,10 +64,9 @@ pub(super) fn queue(torrents: &Value) {
 pub(super) fn stopped(torrents: &Value) {
     let mut table = Table::shortened([("HASH", Alignment::Left), ("NAME", Alignment::Left)]);
     for torrent in torrents.as_array().into_iter().flatten() {
-        let hash = text(&torrent["info_hash"]);
         let name = torrent["name"].as_str().map(printable);
         table.row([
-            hash.get(..SHOWN_DIGITS).unwrap_or(hash).to_owned(),
+            short_hash(&torrent["info_hash"]),
             name.unwrap_or_else(|| "unknown: its state cannot be read".into()),
         ]);
     }
@@ -270,7 +229,7 @@ fn name_of(field: &str) -> String {
 }
 
 /// Returns a torrent's state as the cell of a table has it. The phase of a stop stands below the row.
-fn short_state(name: &str) -> String {
+pub(super) fn short_state(name: &str) -> String {
     match name.parse() {
         Ok(TorrentState::FetchingMetadata) => "metadata".to_owned(),
         _ => printable(name.split('/').next().unwrap_or_default()),
@@ -334,12 +293,12 @@ fn describe(field: &str, value: &Value) -> Vec<String> {
     vec![line]
 }
 
-fn number(value: &Value) -> u64 {
+pub(super) fn number(value: &Value) -> u64 {
     value.as_u64().unwrap_or_default()
 }
 
 /// Formats a number of bytes; an unknown one is `-`.
-fn bytes(value: &Value) -> String {
+pub(super) fn bytes(value: &Value) -> String {
     value.as_u64().map_or_else(|| "-".to_owned(), output::bytes)
 }
 
@@ -355,7 +314,7 @@ fn date(seconds: u64) -> String {
 }
 
 /// Formats a speed; zero is `-`.
-fn speed(value: &Value) -> String {
+pub(super) fn speed(value: &Value) -> String {
     match number(value) {
         0 => "-".to_owned(),
         speed => output::speed(speed),
@@ -363,19 +322,19 @@ fn speed(value: &Value) -> String {
 }
 
 /// Formats a share as a percentage, rounded down, so that 100 % means complete.
-fn percent(share: &Value) -> String {
+pub(super) fn percent(share: &Value) -> String {
     let share = share.as_f64().unwrap_or_default();
     format!("{:.1} %", (share * 1000.0).floor() / 10.0)
 }
 
 /// A table whose columns are as wide as their contents.
-struct Table<const N: usize> {
+pub(super) struct Table<const N: usize> {
     alignments: [Alignment; N],
     rows: Vec<Row<N>>,
-    /// Whether the last column is shortened to the width of the terminal.
-    is_shortened: bool,
-    /// Columns that are left out one after the other where the last one would have less than [`MIN_SHORTENED`].
-    dropped_first: &'static [usize],
+    /// The column that is shortened to the width of the terminal.
+    shortened: Option<usize>,
+    /// Columns that are left out one after the other where that one would have less than [`MIN_SHORTENED`].
+    pub(super) dropped_first: &'static [usize],
 }
 
 struct Row<const N: usize> {
@@ -387,7 +346,7 @@ struct Row<const N: usize> {
 /// Space between two columns.
 const GAP: &str = "  ";
 
-/// Fewest columns to which the last cell of a row is shortened.
+/// Fewest columns to which a cell is shortened.
 const MIN_SHORTENED: usize = 10;
 
 /// Indentation of the text below a row.
@@ -401,33 +360,38 @@ impl<const N: usize> Table<N> {
                 cells: columns.map(|(head, _)| head.to_owned()),
                 note: String::new(),
             }],
-            is_shortened: false,
+            shortened: None,
             dropped_first: &[],
         }
     }
 
     /// Creates a table whose last column is shortened to the width of the terminal.
     fn shortened(columns: [(&str, Alignment); N]) -> Self {
+        Self::shortened_at(N - 1, columns)
+    }
+
+    /// Creates a table with a column that is shortened to the width of the terminal.
+    pub(super) fn shortened_at(column: usize, columns: [(&str, Alignment); N]) -> Self {
         Self {
-            is_shortened: true,
+            shortened: Some(column),
             ..Self::new(columns)
         }
     }
 
-    fn row(&mut self, cells: [String; N]) {
+    pub(super) fn row(&mut self, cells: [String; N]) {
         let note = String::new();
         self.rows.push(Row { cells, note });
     }
 
     /// Puts a text below the last row.
-    fn note(&mut self, note: &str) {
+    pub(super) fn note(&mut self, note: &str) {
         if let Some(row) = self.rows.last_mut() {
             note.clone_into(&mut row.note);
         }
     }
 
     /// Prints all rows, or `nothing` if there are none.
-    fn print(&self, nothing: &str) {
+    pub(super) fn print(&self, nothing: &str) {
         let lines = self.lines(output::width());
         match lines.as_slice() {
             [] | [_] => say!("{nothing}"),
@@ -439,24 +403,23 @@ impl<const N: usize> Table<N> {
     }
 
     /// Returns the lines of all rows. Texts below rows are wrapped to the width of the terminal, if there is one.
-    fn lines(&self, terminal_width: Option<usize>) -> Vec<String> {
+    pub(super) fn lines(&self, terminal_width: Option<usize>) -> Vec<String> {
         let width = |column: usize| {
             let cells = self.rows.iter().map(|row| measure_text_width(&row.cells[column]));
             cells.max().unwrap_or_default()
         };
         let mut widths: [usize; N] = std::array::from_fn(width);
         let mut is_shown = [true; N];
-        if let (Some(terminal), true, Some((last, others))) =
-            (terminal_width, self.is_shortened, widths.split_last_mut())
-        {
-            let mut before: usize = others.iter().map(|width| width + GAP.len()).sum();
+        if let (Some(terminal), Some(short)) = (terminal_width, self.shortened) {
+            let others = (0..N).filter(|column| *column != short);
+            let mut before: usize = others.map(|column| widths[column] + GAP.len()).sum();
             for column in self.dropped_first {
-                if before + (*last).min(MIN_SHORTENED) > terminal {
-                    before -= others[*column] + GAP.len();
+                if before + widths[short].min(MIN_SHORTENED) > terminal {
+                    before -= widths[*column] + GAP.len();
                     is_shown[*column] = false;
                 }
             }
-            *last = (*last).min(terminal.saturating_sub(before).max(MIN_SHORTENED));
+            widths[short] = widths[short].min(terminal.saturating_sub(before).max(MIN_SHORTENED));
         }
         let line = |row: &Row<N>| {
             let cells = row.cells.iter().zip(widths).zip(self.alignments).zip(is_shown);
@@ -502,38 +465,6 @@ mod tests {
         assert_eq!(table.lines(Some(33)), [whole[0], "1.00 MiB  a name of 24 character…"]);
         let narrow = table.lines(Some(5));
         assert_eq!(narrow[1], "1.00 MiB  a name of…", "something of the name stays");
-    }
-
-    /// The list fits a terminal of 80 columns with each state and the longest numbers. A narrower one shows fewer
-    /// columns.
-    #[test]
-    fn a_list_fits_the_terminal_in_every_state() {
-        for state in TorrentState::ALL {
-            let torrents = json!([{
-                "info_hash": "0c1f3b05aef04c0a1c0e0c5e9a4d1f0a9d1f3b05", "size": 1023_u64 << 20, "progress": 1.0,
-                "state": state.name(), "speed": {"download": 1023_u64 << 20, "upload": 1023_u64 << 20},
-                "peer_count": 1000, "name": "a name that is much longer than the terminal is wide",
-            }]);
-            let table = table_of_torrents(&torrents);
-            for width in [50, 80, 100] {
-                let lines = table.lines(Some(width));
-                assert!(
-                    lines.iter().all(|line| measure_text_width(line) <= width),
-                    "{width}: {lines:#?}"
-                );
-                let (head, row) = (&lines[0], &lines[1]);
-                let phase = state.name().split_once('/').map(|(_, phase)| phase);
-                let notes: Vec<_> = lines[2..].iter().map(|note| note.split(": ").nth(1)).collect();
-                assert_eq!(notes, phase.map(Some).into_iter().collect::<Vec<_>>(), "{lines:#?}");
-                assert!(
-                    head.contains("STATE") && row.contains(&short_state(state.name())),
-                    "{lines:#?}"
-                );
-                assert!(row.contains("  a name th"), "{lines:#?}");
-            }
-            assert!(table.lines(Some(80))[0].contains("UP"), "{:#?}", table.lines(Some(80)));
-            assert!(table.lines(None)[0].contains("SIZE"));
-        }
     }
 
     /// The reason of a failure is readable in a terminal of 80 columns, whatever its length and that of the name.

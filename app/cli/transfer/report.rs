@@ -14,10 +14,10 @@ use serde_json::json;
 
 use super::INTERVALS;
 use crate::cli::output::{self, Layout, Screen};
-use crate::cli::searching::Ways;
+use crate::cli::searching::{TrackerAnswer, Ways};
 
 /// Minimum time between two plain lines of one torrent.
-const LINE_INTERVAL: Duration = Duration::from_secs(5);
+pub(super) const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Reports the progress and the results of one command's torrents.
 pub(super) struct Reporter {
@@ -53,6 +53,8 @@ struct Reported {
     size: Option<u64>,
     /// Missing bytes. `None` until existing data is verified.
     missing: Option<u64>,
+    /// Whether the torrent searches for peers, and has none.
+    lacks_peers: bool,
     end: Option<End>,
 }
 
@@ -98,10 +100,10 @@ impl Reporter {
         }
     }
 
-    /// Updates the display of the search for peers, if the metadata of a torrent is missing.
+    /// Updates the display of the search for peers, if a torrent has none.
     pub(super) async fn update_ways(&mut self, torrents: &Torrents) {
         let is_shown = matches!(self.manner, Manner::Bars | Manner::Lines);
-        if is_shown && self.torrents.values().any(|torrent| torrent.size.is_none()) {
+        if is_shown && self.torrents.values().any(|torrent| torrent.lacks_peers) {
             self.ways.update(torrents).await;
         }
     }
@@ -154,6 +156,7 @@ impl Reporter {
                 is_completed: false,
                 size: stats.size,
                 missing: None,
+                lacks_peers: lacks_peers(stats),
                 end: None,
             },
         );
@@ -168,6 +171,7 @@ impl Reporter {
             torrent.downloaded_before.get_or_insert(stats.downloaded);
         }
         torrent.line = line_of(stats, self.ways);
+        torrent.lacks_peers = lacks_peers(stats);
         let is_checked = !matches!(stats.state, TorrentState::Adding | TorrentState::Checking);
         torrent.missing = stats.left.filter(|_| is_checked);
         let is_due = torrent.last_line.elapsed() >= LINE_INTERVAL;
@@ -454,6 +458,12 @@ impl Download {
     }
 }
 
+/// Whether a torrent searches for peers, and has none.
+fn lacks_peers(stats: &TorrentStats) -> bool {
+    use TorrentState::{Downloading, FetchingMetadata};
+    stats.peers.is_empty() && matches!(stats.state, Downloading | FetchingMetadata)
+}
+
 /// Formats a torrent's progress. `ways` are the methods of the search for peers.
 pub(in crate::cli) fn describe(stats: &TorrentStats, ways: Ways, layout: Layout) -> String {
     let mut parts = Vec::new();
@@ -478,11 +488,17 @@ pub(in crate::cli) fn describe(stats: &TorrentStats, ways: Ways, layout: Layout)
             let pieces = metadata.map(|metadata| format!(", {}/{} pieces", metadata.received, metadata.pieces));
             parts.push(format!("fetching metadata{}", pieces.unwrap_or_default()));
             let peers = output::count(stats.peers.len(), "peer");
-            parts.push(format!("{peers}; {}", ways.describe(stats.trackers.len())));
+            match stats.peers.is_empty() {
+                true => parts.push(peers),
+                false => parts.push(format!("{peers}; {}", ways.describe(stats.trackers.len()))),
+            }
         }
         other => parts.push(other.name().replace(['/', '_'], " ")),
     }
-    if let Some(problem) = stats.trackers.iter().find_map(|tracker| tracker.message.as_ref())
+    if lacks_peers(stats) {
+        let answers: Vec<TrackerAnswer<'_>> = stats.trackers.iter().map(TrackerAnswer::from).collect();
+        parts.push(ways.explain(stats.private, &answers));
+    } else if let Some(problem) = stats.trackers.iter().find_map(|tracker| tracker.message.as_ref())
         && stats.peers.is_empty()
     {
         parts.push(format!("tracker: {problem}"));

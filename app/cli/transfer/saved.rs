@@ -1,6 +1,6 @@
 //! The bytes that a stopped torrent still lacks, read from its saved state.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ecs_torrent::TorrentId;
 use ecs_torrent::components::session::Session;
@@ -10,11 +10,15 @@ use ecs_torrent::protocol::geometry::Geometry;
 /// Longest saved state that is read, in bytes.
 const MAX_SESSION_BYTES: u64 = 512 << 20;
 
+/// Returns the file with the saved state of a torrent.
+pub(super) fn session_path(state_dir: &Path, torrent: TorrentId) -> PathBuf {
+    state_dir.join("state").join(format!("{torrent}.ron"))
+}
+
 /// Returns the bytes that the next run has to download. `None` if the saved state cannot be read, or if the user does
 /// not want all files: the state alone does not tell where the wanted ones lie.
 pub(super) fn missing_bytes(state_dir: &Path, torrent: TorrentId) -> Option<u64> {
-    let path = state_dir.join("state").join(format!("{torrent}.ron"));
-    let bytes = read_file(&path, MAX_SESSION_BYTES).ok()?;
+    let bytes = read_file(&session_path(state_dir, torrent), MAX_SESSION_BYTES).ok()?;
     let session = Session::parse(&bytes, torrent.0).ok()?;
     if !session.skipped.is_empty() || !session.selected.is_empty() {
         return None;

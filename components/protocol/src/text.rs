@@ -16,6 +16,73 @@ pub fn printable(bytes: &[u8], max: usize) -> String {
     shown.take(max).collect()
 }
 
+/// Rewrites the text of an error about a value of another type for users: serde names types of Rust, and positions that
+/// a user of a form or of a command never sees.
+///
+/// ```
+/// use ecs_torrent_protocol::text::plain_type_error;
+///
+/// let text = "invalid type: string \"x\", expected u64 at line 1 column 34";
+/// assert_eq!(plain_type_error(text), "a whole number from 0 on is expected, not the text \"x\"");
+/// let text = "invalid value: integer `0`, expected a nonzero u32";
+/// assert_eq!(plain_type_error(text), "a whole number from 1 on is expected, not 0");
+/// assert_eq!(plain_type_error("unknown field `x`, expected `y`"), "unknown field `x`, expected `y`");
+/// ```
+#[must_use]
+pub fn plain_type_error(text: &str) -> String {
+    let is_place = |place: &str| {
+        place
+            .bytes()
+            .all(|c| c.is_ascii_digit() || c == b' ' || c.is_ascii_lowercase())
+    };
+    let text = match text.rsplit_once(" at line ") {
+        Some((text, place)) if is_place(place) => text,
+        _ => text,
+    };
+    let found = ["invalid type: ", "invalid value: "]
+        .iter()
+        .find_map(|head| text.strip_prefix(head));
+    match found.and_then(|rest| rest.rsplit_once(", expected ")) {
+        Some((found, expected)) => format!("{} is expected, not {}", plain_type(expected), plain_value(found)),
+        None => text.to_owned(),
+    }
+}
+
+/// Returns the name of a type for users.
+fn plain_type(name: &str) -> &str {
+    let (is_positive, plain) = match name.strip_prefix("a nonzero ") {
+        Some(plain) => (true, plain),
+        None => (false, name),
+    };
+    match plain {
+        "u8" | "u16" | "u32" | "u64" | "u128" | "usize" if is_positive => "a whole number from 1 on",
+        "u8" | "u16" | "u32" | "u64" | "u128" | "usize" => "a whole number from 0 on",
+        "i8" | "i16" | "i32" | "i64" | "i128" | "isize" => "a whole number",
+        "f32" | "f64" => "a number",
+        "a boolean" => "true or false",
+        "a string" | "a borrowed string" | "string" => "a text",
+        "a sequence" => "a list",
+        "a map" => "an object",
+        _ if name.starts_with("struct ") => "an object",
+        _ => name,
+    }
+}
+
+/// Returns the description of a value for users.
+fn plain_value(found: &str) -> String {
+    let quoted = |kind| found.strip_prefix(kind)?.strip_suffix('`').map(str::to_owned);
+    let number = ["integer `", "floating point `", "boolean `"]
+        .into_iter()
+        .find_map(quoted);
+    let text = || Some(format!("the text {}", found.strip_prefix("string ")?));
+    number.or_else(text).unwrap_or_else(|| match found {
+        "map" => "an object".to_owned(),
+        "sequence" => "a list".to_owned(),
+        "unit value" => "null".to_owned(),
+        other => other.to_owned(),
+    })
+}
+
 /// Whether `c` is an invisible or direction-changing character that can make one text look like another.
 ///
 /// The joiners U+200C and U+200D are not deceptive where they affect rendering: between letters of cursive and Indic

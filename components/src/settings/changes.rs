@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bevy_ecs::prelude::*;
+use ecs_torrent_protocol::text::plain_type_error;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -166,7 +167,7 @@ impl Settings {
             *slot = value.clone();
             changed = Self::deserialize(&tree).map_err(|error| ChangeError::Value {
                 name: key.clone(),
-                reason: error.to_string(),
+                reason: plain_type_error(&error.to_string()),
             })?;
         }
         let chosen = changes.0.contains_key(INCOMPLETE_DIR);
