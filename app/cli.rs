@@ -484,8 +484,8 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// Starts logging to the standard error stream, above the progress bars, lines of this level or a worse one. If the log's thread cannot be started, nothing
-/// is logged.
+/// Starts logging lines of this level or a worse one to the standard error stream, above the progress bars. If the
+/// log's thread cannot be started, nothing is logged.
 fn start_log(screen: &output::Screen, level: &str) -> std::io::Result<log::Log> {
     let filter = match std::env::var(EnvFilter::DEFAULT_ENV) {
         Ok(text) => EnvFilter::try_new(&text).map_err(|error| (text, error)),

@@ -111,7 +111,7 @@ pub enum Field {
 
 impl Field {
     /// Every field.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 42] = [
         Self::Name,
         Self::Speed,
         Self::Downloaded,

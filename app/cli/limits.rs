@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 /// Options that limit transfer rates: of all torrents together, or of those that a command adds, each.
 #[derive(Debug, Args)]
 pub(super) struct LimitArgs {
-    /// Maximum download rate in bytes per second, such as 500k, 2MB or 2MiB.
+    /// Maximum download rate in bytes per second, such as 500k, 2MB or 2MiB, or none.
     #[arg(long, value_name = "RATE", value_parser = rate)]
     download_limit: Option<u64>,
-    /// Maximum upload rate in bytes per second.
+    /// Maximum upload rate in bytes per second, or none.
     #[arg(long, value_name = "RATE", value_parser = rate)]
     upload_limit: Option<u64>,
 }
@@ -26,7 +26,7 @@ impl LimitArgs {
             ("upload_limit", self.upload_limit),
         ];
         for (name, limit) in limits {
-            if let Some(limit) = limit {
+            if let Some(limit) = limit.filter(|limit| *limit < NO_LIMIT) {
                 query.append_pair(name, &limit.to_string());
             }
         }
@@ -39,11 +39,15 @@ impl LimitArgs {
     }
 }
 
+/// Parses a rate, or `none`.
 pub(super) fn rate(text: &str) -> Result<u64, String> {
+    if text == "none" {
+        return Ok(NO_LIMIT);
+    }
     let text = text.trim_end_matches("/s");
     let rate: ByteSize = text
         .parse()
-        .map_err(|_| "not a number of bytes per second, such as 500k, 2MB or 2MiB".to_owned())?;
+        .map_err(|_| "not a number of bytes per second, such as 500k, 2MB or 2MiB, nor none".to_owned())?;
     let numbers = LimitSettings::default().numbers();
     let least = numbers.iter().map(Number::least).max().unwrap_or(0);
     match rate.as_u64() {
@@ -153,7 +157,7 @@ mod tests {
     fn rates_have_units() {
         assert_eq!(rate("500k"), Ok(500_000));
         assert_eq!(rate("2MiB/s"), Ok(2 << 20));
-        assert_eq!(rate("10240"), Ok(10_240));
+        assert_eq!((rate("10240"), rate("none")), (Ok(10_240), Ok(NO_LIMIT)));
         for wrong in ["", "fast", "-5k", "10k", "0", "1e400"] {
             assert!(rate(wrong).is_err(), "{wrong}");
         }

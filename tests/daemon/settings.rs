@@ -309,7 +309,11 @@ fn the_commands_read_and_change_settings() {
         "{all}"
     );
     succeed(folder, &["config", "reset", name]);
-    assert_eq!(succeed(folder, &["config", "get", name]), format!("{}\n", 1u64 << 40));
+    assert_eq!(succeed(folder, &["config", "get", name]), "none\n");
+    assert_eq!(
+        succeed(folder, &["config", "set", name, "none"]),
+        format!("{name} = none\n")
+    );
     let error = fail(folder, &["config", "set", name, "5k"]);
     assert!(
         error.contains("limits.download_bytes_per_s: 5000 is too small"),

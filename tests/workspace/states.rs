@@ -24,6 +24,7 @@ const OTHERS: [(&str, &str, usize, &str); 20] = [
     ("app/cli/client/limits.rs", "seeding", 3, "the name of a field"),
     ("app/cli/demo.rs", "downloading", 1, "the title of a progress bar"),
     ("app/cli/demo/tracker.rs", "stopped", 1, "an event of BEP 3"),
+    ("app/cli/searching.rs", "failed", 1, "the status of a tracker"),
     ("app/cli/transfer.rs", "blocked", 1, "the title of an event"),
     ("app/cli/transfer/report.rs", "failed", 1, "the text of a progress bar"),
     (

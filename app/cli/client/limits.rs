@@ -33,10 +33,10 @@ pub(in crate::cli) struct LimitArgs {
     #[arg(long, value_name = "WHEN", conflicts_with_all = ["hash", "download", "upload", "json", "SeedingArgs"])]
     alternative: Option<Alternative>,
     /// Maximum download rate in bytes per second, such as 500k, 2MB or 2MiB, or none.
-    #[arg(long, value_name = "RATE", value_parser = rate_or_none)]
+    #[arg(long, value_name = "RATE", value_parser = rate)]
     download: Option<u64>,
     /// Maximum upload rate in bytes per second, or none.
-    #[arg(long, value_name = "RATE", value_parser = rate_or_none)]
+    #[arg(long, value_name = "RATE", value_parser = rate)]
     upload: Option<u64>,
     #[command(flatten)]
     seeding: SeedingArgs,
@@ -56,13 +56,6 @@ enum Alternative {
     Always,
     /// At the times of limits.alternative_schedule.
     Scheduled,
-}
-
-fn rate_or_none(text: &str) -> Result<u64, String> {
-    match text {
-        "none" => Ok(NO_LIMIT),
-        text => rate(text),
-    }
 }
 
 pub(in crate::cli) async fn run(args: LimitArgs) -> Result<Outcome, CliError> {

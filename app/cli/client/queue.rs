@@ -1,8 +1,6 @@
 //! `queue`: the order in which torrents run.
 
-use std::num::NonZeroU32;
-
-use clap::Args;
+use clap::{Args, value_parser};
 use serde_json::{Value, json};
 
 use super::connection::Daemon;
@@ -37,8 +35,8 @@ pub(in crate::cli) struct QueueArgs {
     #[arg(long, group = "move", requires = "hash")]
     bottom: bool,
     /// Move the torrent to a place among all, counted from 1.
-    #[arg(long, group = "move", requires = "hash", value_name = "NUMBER")]
-    place: Option<NonZeroU32>,
+    #[arg(long, group = "move", requires = "hash", value_name = "NUMBER", value_parser = value_parser!(u32).range(1..))]
+    place: Option<u32>,
     /// Run the torrent regardless of the limits. It counts toward them.
     #[arg(long, requires = "hash", conflicts_with = "no_force")]
     force: bool,
@@ -74,7 +72,7 @@ pub(in crate::cli) async fn run(args: QueueArgs) -> Result<Outcome, CliError> {
         change["move"] = movement.into();
     }
     if let Some(place) = args.place {
-        change["place"] = place.get().into();
+        change["place"] = place.into();
     }
     if args.force || args.no_force {
         change["forced"] = args.force.into();

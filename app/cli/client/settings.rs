@@ -2,6 +2,7 @@
 
 use bytesize::ByteSize;
 use clap::Args;
+use ecs_torrent::components::settings::NO_LIMIT;
 use serde_json::{Value, json};
 
 use super::DaemonAddress;
@@ -40,7 +41,7 @@ pub(in crate::cli) struct SetArgs {
     /// The setting, such as limits.upload_bytes_per_s.
     #[arg(value_name = "NAME")]
     name: String,
-    /// The value. Bytes may have a unit: 500k, 2MB, 2MiB.
+    /// The value. Bytes may have a unit: 500k, 2MB, 2MiB. A limit on a rate may be none.
     #[arg(value_name = "VALUE", allow_hyphen_values = true)]
     value: String,
     #[command(flatten)]
@@ -71,7 +72,7 @@ pub(in crate::cli) async fn get(args: GetArgs) -> Result<Outcome, CliError> {
     let pending = answer["needs_restart"].as_array().map_or(&[][..], Vec::as_slice);
     if let Some((section, name)) = args.name.as_deref().and_then(|name| name.split_once('.')) {
         let value = value_of(settings, section, name)?;
-        say!("{}", shown(value));
+        say!("{}", shown_of(name, value));
         return Ok(Outcome::Done);
     }
     let sections = settings.as_object().into_iter().flatten();
@@ -86,7 +87,7 @@ pub(in crate::cli) async fn get(args: GetArgs) -> Result<Outcome, CliError> {
                 Value::Null => "",
                 _ => "  # changed at run time",
             };
-            say!("{key} = {}{note}", shown(value));
+            say!("{key} = {}{note}", shown_of(name, value));
         }
     }
     match is_known {
@@ -121,7 +122,7 @@ async fn change(daemon: &Daemon, section: &str, name: &str, value: Value) -> Res
         let answer = daemon.get(PATH).await?;
         say!(
             "{section}.{name} = {}",
-            shown(value_of(&answer["settings"], section, name)?)
+            shown_of(name, value_of(&answer["settings"], section, name)?)
         );
     }
     Ok(Outcome::Done)
@@ -148,10 +149,24 @@ fn parse(text: &str, name: &str, current: &Value) -> Value {
             .map(|bytes: ByteSize| bytes.as_u64())
     };
     match (json, current) {
+        (None, Value::Number(_)) if text == "none" && is_rate(name) => NO_LIMIT.into(),
         (Some(json @ Value::Number(_)), Value::Number(_)) => json,
         (_, Value::Number(_)) if name.contains("bytes") => bytes().map_or_else(|_| text.into(), Value::from),
         (_, Value::String(_)) => text.into(),
         (json, _) => json.unwrap_or_else(|| text.into()),
+    }
+}
+
+/// Whether a setting limits a transfer rate.
+fn is_rate(name: &str) -> bool {
+    name.ends_with("bytes_per_s")
+}
+
+/// Shows the value of a setting. A transfer rate without a limit is `none`.
+fn shown_of(name: &str, value: &Value) -> String {
+    match is_rate(name) && value.as_u64().is_some_and(|rate| rate >= NO_LIMIT) {
+        true => "none".to_owned(),
+        false => shown(value),
     }
 }
 
@@ -172,6 +187,7 @@ mod tests {
         let number = json!(1);
         assert_eq!(parse("500k", "upload_bytes_per_s", &number), 500_000);
         assert_eq!(parse("2MiB/s", "upload_bytes_per_s", &number), 2 << 20);
+        assert_eq!(parse("none", "upload_bytes_per_s", &number), NO_LIMIT);
         assert_eq!(parse("20", "max_connections", &number), 20);
         assert_eq!(parse("-5", "max_connections", &number), -5);
         assert_eq!(parse("20k", "max_connections", &number), "20k", "the daemon refuses it");

@@ -62,7 +62,7 @@ pub(super) async fn hand_over(
     }
     if !network.quiet {
         screen.note(format_args!(
-            "the daemon that uses {place} has the torrents, and seeds them afterwards"
+            "the daemon that uses {place} has the torrents, and seeds them then"
         ));
     }
     let follower = Follower {
