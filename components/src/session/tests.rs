@@ -310,6 +310,9 @@ fn a_damaged_session_holds_what_the_user_wants() {
             have: Runs::default(),
             lost: Runs::default(),
             partial: Vec::new(),
+            // All data is hashed.
+            unverified: Runs::default(),
+            skip_checking: false,
             uploaded: 0,
             downloaded: 0,
             corrupt: 0,
