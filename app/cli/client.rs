@@ -129,8 +129,8 @@ Fields:
   ratio, eta, corrupt, wasted, completed, unverified, wanted, left, checked,
   pieces, metadata, moving, limits, seeding, limit_reached, labels, category,
   queue, private, added_at, completed_at, active_at, seconds_active,
-  seconds_seeding, sequential, ends_first, root, peer_count, availability,
-  peers, trackers, sources")]
+  seconds_seeding, sequential, ends_first, root, complete_root, peer_count,
+  availability, peers, trackers, sources")]
 pub(super) struct StatsArgs {
     /// Name of the torrent, or the first 4 or more digits of its info-hash.
     hash: String,

@@ -310,7 +310,8 @@ mod tests {
         let log = log.unwrap();
         let count = 3 * MAX_LINES;
         for number in 0..count {
-            writeln!(log.make_writer(), "{number}").unwrap();
+            // One write is one line.
+            log.make_writer().write_all(format!("{number}\n").as_bytes()).unwrap();
         }
         // The stalled thread has one line, and its queue is full.
         let dropped = count - MAX_LINES - 1;

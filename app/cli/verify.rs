@@ -12,8 +12,8 @@ use super::{CliError, Outcome};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exits with 0 only if every piece is valid. Names the files with invalid pieces; a
-piece at the border of two files counts for both.
+Exits with 0 only if every piece is valid. Names the files with invalid pieces;
+a piece at the border of two files counts for both.
 
 Example:
   ecs-torrent verify linux.torrent --data ~/iso")]

@@ -11,7 +11,10 @@ use crate::{Labels, LabelsPatch};
 
 /// A change of labels: all of them, or some that are added and removed.
 #[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "a list of labels, or an object with `add` and `remove`, is expected"
+)]
 pub(super) enum LabelsChange {
     Set(Vec<String>),
     Edit(LabelsEdit),

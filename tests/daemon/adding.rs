@@ -68,7 +68,7 @@ fn torrents_are_added_in_every_form() {
         "?overwrite=true",
         json.to_string().as_bytes(),
     )
-    .refused(400, Some("body"));
+    .refused(400, Some("overwrite"));
 
     let (hash, bytes) = &torrents[2];
     let body = form(&[("into", b"c"), ("torrent", bytes), ("select", b"*"), ("select", b"x*")]);
@@ -92,21 +92,24 @@ fn bad_bodies_are_refused() {
     let daemon = Daemon::start(temporary.path());
     let (_, bytes) = torrent(temporary.path(), "one.bin", 1, &[]);
     let encoded = BASE64.encode(&bytes);
-    let bodies: [Value; 10] = [
-        json!({}),
-        json!([]),
-        json!({"url": 5}),
-        json!({"torrent": "%"}),
-        json!({"torrent": "ZGU="}),
-        json!({"torrent": encoded, "magnet": "magnet:?xt=urn:btih:0000000000000000000000000000000000000001"}),
-        json!({"torrent": encoded, "name": 5}),
-        json!({"torrent": encoded, "peer": [5]}),
-        json!({"torrent": encoded, "select": {}}),
-        json!({"magnet": "magnet:?x"}),
+    let two_sources = json!({
+        "torrent": encoded, "magnet": "magnet:?xt=urn:btih:0000000000000000000000000000000000000001",
+    });
+    let bodies: [(Value, &str); 10] = [
+        (json!({}), "body"),
+        (json!([]), "body"),
+        (json!({"url": 5}), "url"),
+        (json!({"torrent": "%"}), "torrent"),
+        (json!({"torrent": "ZGU="}), "torrent"),
+        (two_sources, "body"),
+        (json!({"torrent": encoded, "name": 5}), "name"),
+        (json!({"torrent": encoded, "peer": [5]}), "peer"),
+        (json!({"torrent": encoded, "select": {}}), "select"),
+        (json!({"magnet": "magnet:?x"}), "magnet"),
     ];
-    for body in bodies {
+    for (body, field) in bodies {
         let refusal = add(&daemon, "application/json", "", body.to_string().as_bytes());
-        refusal.refused(400, Some("body"));
+        refusal.refused(400, Some(field));
         assert_eq!(refusal.json()["code"], "invalid_body", "{body}");
     }
     let twice = json!({"torrent": encoded, "into": "a"}).to_string();

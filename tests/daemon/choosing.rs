@@ -146,13 +146,13 @@ fn the_order_of_pieces_is_chosen() {
     succeed(folder, &["add", "album.torrent", "--sequential"]);
     assert_eq!(order(&daemon), json!({"sequential": true, "ends_first": false}));
     let path = format!("/api/v1/torrents/{hash}");
-    for (body, reason) in [
-        (json!({"sequential": "yes"}), "sequential: invalid type"),
-        (json!({"order": 1}), "unknown field `order`"),
-        (json!([]), "no JSON object"),
+    for (body, field, reason) in [
+        (json!({"sequential": "yes"}), "sequential", "true or false is expected"),
+        (json!({"order": 1}), "order", "unknown field `order`"),
+        (json!([]), "body", "no JSON object"),
     ] {
         let answer = patch_at(&daemon, &path, &body);
-        answer.refused(400, Some("body"));
+        answer.refused(400, Some(field));
         assert!(answer.body.contains(reason), "{}", answer.body);
     }
     let change = json!({"sequential": false, "ends_first": true});
@@ -199,17 +199,17 @@ fn useless_changes_are_refused() {
     let (hash, bytes) = write_album(temporary.path());
     let daemon = Daemon::start(temporary.path());
     assert_eq!(daemon.post("/api/v1/torrents", &bytes).status, 201);
-    for body in [
-        json!({"skip": "4"}),
-        json!({"skip": "0-4294967295"}),
-        json!({"skip": "x"}),
-        json!({"skip": ""}),
-        json!({"skip": ["0"]}),
-        json!({"skipp": "0"}),
-        json!([]),
-        json!({"low": vec!["0-3"; 20].join(",")}),
+    for (body, field) in [
+        (json!({"skip": "4"}), "body"),
+        (json!({"skip": "0-4294967295"}), "body"),
+        (json!({"skip": "x"}), "skip"),
+        (json!({"skip": ""}), "skip"),
+        (json!({"skip": ["0"]}), "skip"),
+        (json!({"skipp": "0"}), "skipp"),
+        (json!([]), "body"),
+        (json!({"low": vec!["0-3"; 20].join(",")}), "low"),
     ] {
-        patch(&daemon, &hash, &body).refused(400, Some("body"));
+        patch(&daemon, &hash, &body).refused(400, Some(field));
     }
     let path = format!("/api/v1/torrents/{hash}/files");
     let bearer = daemon.bearer();

@@ -95,8 +95,8 @@ fn bad_labels_are_refused() {
         (json!({"labels": many}), "labels"),
         (json!({"labels": {"add": [" b"]}, "category": "c"}), "labels"),
         (json!({"category": long}), "category"),
-        (json!({"labels": 5}), "body"),
-        (json!({"labels": {"set": []}}), "body"),
+        (json!({"labels": 5}), "labels"),
+        (json!({"labels": {"set": []}}), "labels"),
         (
             json!({"labels": ["b"], "limits": {"upload_bytes_per_s": 1}}),
             "limits.upload_bytes_per_s",

@@ -35,13 +35,16 @@ fn a_torrents_limits_are_durable() {
     );
     let body = json!({"limits": {"download_bytes_per_s": 50_000, "upload_bytes_per_s": 1}});
     patch(&daemon, &hash, &body).refused(400, Some("limits.upload_bytes_per_s"));
-    for body in [
-        json!({"limits": {"speed": 1}}),
-        json!({"limit": 5}),
-        json!({"limits": {"upload_bytes_per_s": -1}}),
-        json!(5),
+    for (body, field) in [
+        (json!({"limits": {"speed": 1}}), "limits.speed"),
+        (json!({"limit": 5}), "limit"),
+        (
+            json!({"limits": {"upload_bytes_per_s": -1}}),
+            "limits.upload_bytes_per_s",
+        ),
+        (json!(5), "body"),
     ] {
-        patch(&daemon, &hash, &body).refused(400, Some("body"));
+        patch(&daemon, &hash, &body).refused(400, Some(field));
     }
     patch(
         &daemon,

@@ -76,7 +76,7 @@ fn files_are_moved_on_request() {
     move_to(&daemon, &hash, &json!({"root": "/etc"})).refused(403, Some("root"));
     move_to(&daemon, &hash, &json!({"root": "../up"})).refused(403, Some("root"));
     move_to(&daemon, &hash, &json!({"root": "near/album/a"})).refused(400, Some("root"));
-    move_to(&daemon, &hash, &json!({"root": "near", "force": true})).refused(400, Some("body"));
+    move_to(&daemon, &hash, &json!({"root": "near", "force": true})).refused(400, Some("force"));
     move_to(&daemon, &hash, &json!({})).refused(400, Some("body"));
     move_to(&daemon, &"0".repeat(40), &json!({"root": "x"})).refused(404, Some("hash"));
     write_file(&far, "album/c.txt", 9, 5);

@@ -33,7 +33,7 @@ fn chosen_files_are_checked() {
         (json!({"files": "1-0"}), "files"),
         (json!({"select": ["[a"]}), "select"),
         (json!({"select": ["*.mp3"]}), "files"),
-        (json!({"pieces": "1"}), "body"),
+        (json!({"pieces": "1"}), "pieces"),
     ] {
         daemon
             .post_json(&format!("{path}/recheck"), &body)

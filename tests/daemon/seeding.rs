@@ -112,14 +112,14 @@ fn bad_seeding_limits_are_refused() {
     assert_eq!(seeding(), own);
     let body = json!({"limits": {"upload_bytes_per_s": null}, "seeding": {"idle_s": 59}});
     patch(&daemon, &hash, &body).refused(400, Some("seeding.idle_s"));
-    for body in [
-        json!({"seeding": {"ratio_percent": -1}}),
-        json!({"seeding": {"ratio_percent": 1.5}}),
-        json!({"seeding": {"time_s": "forever"}}),
-        json!({"seeding": {"action": "stop"}}),
-        json!({"seeding": {"speed": 1}}),
+    for (body, field) in [
+        (json!({"seeding": {"ratio_percent": -1}}), "seeding.ratio_percent"),
+        (json!({"seeding": {"ratio_percent": 1.5}}), "seeding.ratio_percent"),
+        (json!({"seeding": {"time_s": "forever"}}), "seeding.time_s"),
+        (json!({"seeding": {"action": "stop"}}), "seeding.action"),
+        (json!({"seeding": {"speed": 1}}), "seeding.speed"),
     ] {
-        patch(&daemon, &hash, &body).refused(400, Some("body"));
+        patch(&daemon, &hash, &body).refused(400, Some(field));
     }
     let unknown = "0".repeat(40);
     patch(&daemon, &unknown, &json!({"seeding": {"time_s": 5}})).refused(404, Some("hash"));

@@ -238,7 +238,7 @@ fn refused_changes_change_nothing() {
         (
             json!({"limits": {"download_bytes_per_s": "fast"}}),
             "limits.download_bytes_per_s",
-            "invalid type",
+            "a whole number from 0 on is expected",
         ),
         (
             json!({"peers": {"max_connections": 0}}),

@@ -131,8 +131,8 @@ fn useless_edits_are_refused() {
             json!({"add": (0..257).map(|number| format!("{good}{number}")).collect::<Vec<_>>()}),
             "add",
         ),
-        (json!({"add": good}), "body"),
-        (json!({"ad": [good]}), "body"),
+        (json!({"add": good}), "add"),
+        (json!({"ad": [good]}), "ad"),
         (json!([]), "body"),
     ] {
         patch(&daemon, &hash, &body).refused(400, Some(field));

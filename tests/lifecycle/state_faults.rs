@@ -270,7 +270,10 @@ fn foreign_and_newer_sessions() {
     ];
     for (torrent, word, reason, text) in cases {
         fs::write(torrent.session_path(&state), &text).unwrap();
-        let output = command(torrent, &root, &state).output().unwrap();
+        let output = command(torrent, &root, &state)
+            .env("RUST_LOG", "warn")
+            .output()
+            .unwrap();
         let log = stderr(&output);
         assert!(output.status.success(), "{log}");
         assert!(log.contains(reason) && log.contains("set aside"), "{log}");

@@ -13,7 +13,7 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// Texts of `app` that are also the name of a state or the beginning of one: the file, the text, the number of times,
 /// and its meaning there.
-const OTHERS: [(&str, &str, usize, &str); 20] = [
+const OTHERS: [(&str, &str, usize, &str); 21] = [
     (
         "app/cli/client.rs",
         "paused",

@@ -137,11 +137,11 @@ impl StartableItem<'_, '_> {
         let other = registry.other_user(self.torrent.id(), index);
         let error = match other.map(|other| other.name.clone()) {
             Some(other) => AddError::FilesTaken { torrent, other, path },
-            // The options of an add are no help for a torrent that was listed before.
+            // The torrent was listed before.
             None if self.saved.state.is_known() => {
                 return Some(format!(
                     "{path} has bad or missing data, and is not changed because the torrent did not create it; restore \
-                     or remove the file, and start the torrent again"
+                     or remove the file and start the torrent again, or add the torrent again with --overwrite"
                 ));
             }
             None => AddError::WouldChange { torrent, path },
