@@ -218,7 +218,7 @@ impl Torrents {
     /// # setup::run(async |torrents, folder| {
     /// let id = torrents.download(folder.join("album.torrent")).await?;
     /// torrents.edit_trackers(id, [], ["http://127.0.0.1:9/announce"]).await?;
-    /// assert_eq!(torrents.stats(id).await?.trackers.last().unwrap().url, "http://127.0.0.1:9");
+    /// assert_eq!(torrents.stats(id).await?.trackers.last().unwrap().url, "http://127.0.0.1:9/announce");
     /// # Ok(())
     /// # });
     /// ```

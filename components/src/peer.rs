@@ -123,7 +123,9 @@ pub struct Wire {
     pub frame_since: Option<Timestamp>,
     /// When the last complete message arrived.
     pub last_message: Timestamp,
-    /// How often the peer may replace all its pieces.
+    /// How often the peer may say that it has all pieces, or none.
+    pub whole_sets: Allowance,
+    /// How often the peer may send a bitfield.
     pub bitfields: Allowance,
     /// How often the peer may withdraw a single piece or repeat its extension handshake.
     pub changes: Allowance,
@@ -174,9 +176,13 @@ impl Allowance {
     }
 }
 
-/// Burst of bitfields, and the interval between two after the burst. Real clients send one or two in the life of a
-/// connection, and each one makes the picker count all pieces again.
-const BITFIELDS: (u32, Duration) = (8, Duration::from_secs(10));
+/// Burst of `HaveAll` and `HaveNone`, and the interval between two after the burst. Real clients send one in the life of
+/// a connection, and each one makes the picker count all pieces again.
+const WHOLE_SETS: (u32, Duration) = (8, Duration::from_secs(10));
+
+/// Burst and interval of bitfields, whose cost is in proportion to their length. aria2 sends a bitfield in place of many
+/// `Have`s: sixteen a second while it downloads 20 MB/s.
+const BITFIELDS: (u32, Duration) = (512, Duration::from_millis(50));
 
 /// Burst and interval of withdrawn pieces and of extension handshakes. A client may lose this many pieces with a file.
 /// Each change is O(1).
@@ -210,6 +216,7 @@ impl Wire {
             waits: Listed::default(),
             last_limited: None,
             last_message: now,
+            whole_sets: Allowance::new(now, WHOLE_SETS.0, WHOLE_SETS.1),
             bitfields: Allowance::new(now, BITFIELDS.0, BITFIELDS.1),
             changes: Allowance::new(now, CHANGES.0, CHANGES.1),
             chokes: Allowance::new(now, CHOKES.0, CHOKES.1),

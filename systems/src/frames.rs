@@ -172,8 +172,12 @@ impl Inboxes<'_> {
             }
             Frame::Message(message) => message,
         };
-        let shows_all = matches!(message, Message::Bitfield(_) | Message::HaveAll | Message::HaveNone);
-        if shows_all && !wire.bitfields.take(now) {
+        let is_allowed = match message {
+            Message::HaveAll | Message::HaveNone => wire.whole_sets.take(now),
+            Message::Bitfield(_) => wire.bitfields.take(now),
+            _ => true,
+        };
+        if !is_allowed {
             return Err(WireError::TooManyBitfields);
         }
         let is_choke = matches!(message, Message::Choke | Message::Unchoke);

@@ -98,7 +98,11 @@ fn redundant_messages() {
         id: 0,
         payload: Bytes::from_static(b"de"),
     };
+    // A client may send a bitfield in place of many haves. The last message has a wrong length.
+    let many = (0..100).map(|_| Message::Bitfield(Bytes::from_static(&[0x10])));
+    let bitfields = [&written(many)[..], &[0, 0, 0, 2, 0, 0]].concat();
     let floods = [
+        (bitfields, WireError::BadLength { id: 0, len: 2 }),
         (
             written((0..50).flat_map(|_| [Message::HaveNone, Message::HaveAll])),
             WireError::TooManyBitfields,

@@ -411,9 +411,9 @@ mod tests {
             (Value::from(-5), "-5 is too small"),
             (100.into(), "100 is too small"),
             (u64::MAX.into(), "is too large"),
-            (1.5.into(), "floating point"),
-            ("fast".into(), "invalid type: string"),
-            (Value::Null, "invalid type: null"),
+            (1.5.into(), "a whole number from 0 on is expected, not 1.5"),
+            ("fast".into(), "not the text \"fast\""),
+            (Value::Null, "a whole number from 0 on is expected"),
         ] {
             let error = refused("limits.upload_bytes_per_s", value);
             assert!(
