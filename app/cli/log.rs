@@ -298,11 +298,13 @@ mod tests {
     #[test]
     fn a_stalled_reader_costs_lines() {
         let (resume, is_resumed) = channel::<()>();
+        let (begin, is_begun) = channel();
         let (sender, written) = channel();
         let log = Log::start(
             LineTime { is_shown: false },
             Repeats::default(),
             move |line: &[u8]| {
+                begin.send(()).unwrap();
                 let _ = is_resumed.recv();
                 sender.send(String::from_utf8(line.to_vec()).unwrap()).unwrap();
             },
@@ -312,6 +314,9 @@ mod tests {
         for number in 0..count {
             // One write is one line.
             log.make_writer().write_all(format!("{number}\n").as_bytes()).unwrap();
+            if number == 0 {
+                is_begun.recv().unwrap();
+            }
         }
         // The stalled thread has one line, and its queue is full.
         let dropped = count - MAX_LINES - 1;

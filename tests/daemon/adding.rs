@@ -100,12 +100,12 @@ fn bad_bodies_are_refused() {
         (json!([]), "body"),
         (json!({"url": 5}), "url"),
         (json!({"torrent": "%"}), "torrent"),
-        (json!({"torrent": "ZGU="}), "torrent"),
+        (json!({"torrent": "ZGU="}), "body"),
         (two_sources, "body"),
         (json!({"torrent": encoded, "name": 5}), "name"),
         (json!({"torrent": encoded, "peer": [5]}), "peer"),
         (json!({"torrent": encoded, "select": {}}), "select"),
-        (json!({"magnet": "magnet:?x"}), "magnet"),
+        (json!({"magnet": "magnet:?x"}), "body"),
     ];
     for (body, field) in bodies {
         let refusal = add(&daemon, "application/json", "", body.to_string().as_bytes());

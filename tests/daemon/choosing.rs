@@ -207,7 +207,7 @@ fn useless_changes_are_refused() {
         (json!({"skip": ["0"]}), "skip"),
         (json!({"skipp": "0"}), "skipp"),
         (json!([]), "body"),
-        (json!({"low": vec!["0-3"; 20].join(",")}), "low"),
+        (json!({"low": vec!["0-3"; 20].join(",")}), "body"),
     ] {
         patch(&daemon, &hash, &body).refused(400, Some(field));
     }
