@@ -176,12 +176,12 @@ impl Allowance {
     }
 }
 
-/// Burst of `HaveAll` and `HaveNone`, and the interval between two after the burst. Real clients send one in the life of
-/// a connection, and each one makes the picker count all pieces again.
+/// Burst of `HaveAll` and `HaveNone`, and the interval between two after the burst. Real clients send one in the life
+/// of a connection, and each one makes the picker count all pieces again.
 const WHOLE_SETS: (u32, Duration) = (8, Duration::from_secs(10));
 
-/// Burst and interval of bitfields, whose cost is in proportion to their length. aria2 sends a bitfield in place of many
-/// `Have`s: sixteen a second while it downloads 20 MB/s.
+/// Burst and interval of bitfields, whose cost is in proportion to their length. aria2 sends a bitfield in place of
+/// many `Have`s: sixteen a second while it downloads 20 MB/s.
 const BITFIELDS: (u32, Duration) = (512, Duration::from_millis(50));
 
 /// Burst and interval of withdrawn pieces and of extension handshakes. A client may lose this many pieces with a file.
