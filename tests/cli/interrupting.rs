@@ -345,7 +345,7 @@ fn a_lack_of_peers_is_explained() {
     let mut stdout = BufReader::new(process.0.stdout.take().unwrap())
         .lines()
         .map(Result::unwrap);
-    let explained = "0 peers, 0/5 pieces, 1 tracker answered with 0 peers, DHT off";
+    let explained = "0 peers, 0/9 pieces, 1 tracker answered with 0 peers, DHT off";
     let line = stdout.find(|line| line.ends_with(explained));
     assert!(line.is_some());
     process.signal(Signal::INT);
