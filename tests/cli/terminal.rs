@@ -1,6 +1,8 @@
 //! Commands on a terminal.
 
+use std::ffi::OsStr;
 use std::io::Read;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -15,6 +17,16 @@ const COUNT: usize = 40;
 
 /// Number of times that the progress is drawn before the command is interrupted.
 const ROUNDS: usize = 8;
+
+/// The program as a shell starts it.
+fn program(folder: &Path) -> String {
+    let command = command(folder, &[]);
+    let words: Vec<_> = std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(OsStr::to_string_lossy)
+        .collect();
+    words.join(" ")
+}
 
 /// 40 torrents on a terminal of 24 rows: each round draws 22 of them and a total, once.
 #[test]
@@ -31,11 +43,9 @@ fn the_progress_of_many_torrents_fits_the_terminal() {
         write_file(folder, name, seed, 20_000);
         succeed(folder, &["create", name, "-o", &format!("{name}.torrent")]);
     }
-    let program = command(folder, &[]).get_program().to_owned();
-    assert!(program.to_string_lossy().contains("ecs-torrent"));
     let line = format!(
         "stty rows 24 cols 80; exec {} download *.torrent -o there --no-dht --no-lsd --listen 127.0.0.1:0",
-        program.to_string_lossy()
+        program(folder)
     );
     let mut script = Command::new("script");
     script.args(["--quiet", "--flush", "--return", "--command", &line, "/dev/null"]);
@@ -80,8 +90,10 @@ fn a_dumb_terminal_gets_plain_lines() {
     let folder = temporary.path();
     write_file(folder, "one", 1, 20_000);
     succeed(folder, &["create", "one", "-o", "one.torrent"]);
-    let program = command(folder, &[]).get_program().to_string_lossy().into_owned();
-    let line = format!("{program} download one.torrent --exit-on-complete --no-dht --no-lsd --listen 127.0.0.1:0");
+    let line = format!(
+        "{} download one.torrent --exit-on-complete --no-dht --no-lsd --listen 127.0.0.1:0",
+        program(folder)
+    );
     let mut script = Command::new("script");
     script.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
     let output = script.current_dir(folder).env("TERM", "dumb").output().unwrap();

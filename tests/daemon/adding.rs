@@ -113,7 +113,7 @@ fn bad_bodies_are_refused() {
         assert_eq!(refusal.json()["code"], "invalid_body", "{body}");
     }
     let twice = json!({"torrent": encoded, "into": "a"}).to_string();
-    add(&daemon, "application/json", "?into=b", twice.as_bytes()).refused(400, Some("body"));
+    add(&daemon, "application/json", "?into=b", twice.as_bytes()).refused(400, Some("into"));
     let up = json!({"torrent": encoded, "into": "../a"}).to_string();
     add(&daemon, "application/json", "", up.as_bytes()).refused(400, Some("into"));
     add(&daemon, "application/json", "", b"{").refused(400, Some("body"));
