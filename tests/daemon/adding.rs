@@ -118,15 +118,15 @@ fn bad_bodies_are_refused() {
     add(&daemon, "application/json", "", up.as_bytes()).refused(400, Some("into"));
     add(&daemon, "application/json", "", b"{").refused(400, Some("body"));
 
-    for body in [
-        form(&[]),
-        form(&[("torrent", b"x")]),
-        form(&[("torrent", &bytes), ("color", b"red")]),
-        form(&[("into", b"a"), ("into", b"b"), ("torrent", &bytes)]),
-        b"--XX".to_vec(),
-        b"".to_vec(),
+    for (body, field) in [
+        (form(&[]), "body"),
+        (form(&[("torrent", b"x")]), "body"),
+        (form(&[("torrent", &bytes), ("color", b"red")]), "color"),
+        (form(&[("into", b"a"), ("into", b"b"), ("torrent", &bytes)]), "into"),
+        (b"--XX".to_vec(), "body"),
+        (b"".to_vec(), "body"),
     ] {
-        add(&daemon, FORM, "", &body).refused(400, Some("body"));
+        add(&daemon, FORM, "", &body).refused(400, Some(field));
     }
     let many: Vec<(&str, &[u8])> = vec![("select", b"*"); 2000];
     add(&daemon, FORM, "", &form(&many)).refused(400, Some("body"));
