@@ -64,7 +64,8 @@ pub fn of_full_node() -> usize {
 }
 
 impl Filling {
-    fn send(&mut self, number: u32, method: Method<'_>) -> Vec<(SocketAddr, Vec<u8>)> {
+    /// Sends a question of a host, which answers pings. Returns what it gets.
+    fn send(&mut self, number: u32, method: Method<'_>) -> Vec<Vec<u8>> {
         self.now += PAUSE;
         let query = Query {
             id: id(number),
@@ -74,7 +75,21 @@ impl Filling {
         };
         let (datagram, from) = (write(b"tt", Body::Query(query)), self.address(number));
         self.node.receive(&datagram, from, self.now);
-        std::iter::from_fn(|| self.node.next_datagram()).collect()
+        let mut answers = Vec::new();
+        while let Some((to, datagram)) = self.node.next_datagram() {
+            let packet = Packet::parse(&datagram).unwrap();
+            let message = packet.message().unwrap();
+            if to != from {
+                continue;
+            }
+            if matches!(message.body, Body::Query(_)) {
+                let reply = write(message.transaction, Body::Reply(Reply::new(id(number))));
+                self.node.receive(&reply, to, self.now);
+            } else {
+                answers.push(datagram);
+            }
+        }
+        answers
     }
 
     fn address(&self, number: u32) -> SocketAddr {
@@ -90,14 +105,7 @@ impl Filling {
 
     /// Lets a node show up, and answer the ping that follows.
     fn add_node(&mut self, number: u32) {
-        for (to, datagram) in self.send(number, Method::Ping) {
-            let packet = Packet::parse(&datagram).unwrap();
-            let message = packet.message().unwrap();
-            if matches!(message.body, Body::Query(_)) && to == self.address(number) {
-                let reply = write(message.transaction, Body::Reply(Reply::new(id(number))));
-                self.node.receive(&reply, to, self.now);
-            }
-        }
+        self.send(number, Method::FindNode { target: id(number) });
         if self.node.deadline() <= self.now {
             self.node.advance(self.now);
         }
@@ -114,8 +122,10 @@ impl Filling {
             no_seed: false,
             scrape: false,
         };
+        // The answer to this question needs a proof of the address, and a whole answer has a token.
+        self.send(number, Method::FindNode { target: info_hash });
         let answers = self.send(number, get);
-        let token = answers.iter().find_map(|(_, datagram)| {
+        let token = answers.iter().find_map(|datagram| {
             let packet = Packet::parse(datagram).ok()?;
             match packet.message().ok()?.body {
                 Body::Reply(reply) => Some(reply.token?.to_vec()),
