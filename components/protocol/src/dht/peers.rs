@@ -50,30 +50,38 @@ struct StoredPeer {
 /// A stored peer: when it was stored, its torrent, and its address.
 type Place = (Timestamp, NodeId, IpAddr);
 
-/// The places that each host has taken.
+/// The places that each host has taken, the oldest one first. Nearly all hosts have a single one.
 #[derive(Debug, Clone, Default)]
 struct Hosts {
-    places: BTreeMap<IpAddr, BTreeSet<Place>>,
+    places: BTreeMap<IpAddr, Vec<Place>>,
     /// The hosts by the number of their places.
     by_count: BTreeSet<(usize, IpAddr)>,
 }
 
 impl Hosts {
     fn count(&self, ip: IpAddr) -> usize {
-        self.places.get(&site(ip)).map_or(0, BTreeSet::len)
+        self.places.get(&site(ip)).map_or(0, Vec::len)
     }
 
     fn add(&mut self, place: Place) {
-        self.change(place.2, |places| places.insert(place));
+        self.change(place.2, |places| {
+            if let Err(at) = places.binary_search(&place) {
+                places.insert(at, place);
+            }
+        });
     }
 
     fn remove(&mut self, place: &Place) {
-        self.change(place.2, |places| places.remove(place));
+        self.change(place.2, |places| {
+            if let Ok(at) = places.binary_search(place) {
+                places.remove(at);
+            }
+        });
     }
 
-    fn change(&mut self, ip: IpAddr, change: impl FnOnce(&mut BTreeSet<Place>) -> bool) {
+    fn change(&mut self, ip: IpAddr, change: impl FnOnce(&mut Vec<Place>)) {
         let host = site(ip);
-        let places = self.places.entry(host).or_default();
+        let places = self.places.entry(host).or_insert_with(|| Vec::with_capacity(1));
         let before = places.len();
         change(places);
         let after = places.len();
